@@ -1,0 +1,41 @@
+"""vcqlib: the entropy cliff of discrete image tokenizers, and variable codebooks.
+
+Names are loaded on first use, so that `import vcqlib` is fast and does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "cliff_position": "theory",
+    "cumulative_capacity": "theory",
+    "entropy_bound": "theory",
+    "expected_conditional_entropy": "theory",
+    "expected_distinct_prefixes": "theory",
+    "codebook_sizes": "schedules",
+    "conditional_entropy": "entropy",
+    "ConditionalEntropy": "entropy",
+    "VariableCodebookQuantizer": "quantizer",
+    "Tokenizer": "tokenizer",
+    "TokenizerConfig": "tokenizer",
+    "ARModel": "autoregressive",
+    "ARConfig": "autoregressive",
+    "Experiment": "experiments",
+}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f"vcqlib.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'vcqlib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,106 @@
+"""Codebook-size schedules: how many codes, K_t, position t may use.
+
+The paper says that K_t grows monotonically from K_min = 2 to K_max (claim C4); the forms below
+are this project's choice. u = min(1, (t − 1)/(ramp − 1)) runs from 0 to 1 along the ramp.
+
+    uniform     K_max
+    doubling    min(K_min · 2^(t−1), K_max)
+    loglinear   log2 K_t = log2 K_min + (log2 K_max − log2 K_min) · u^power
+    linear      K_min + (K_max − K_min) · u
+    quadratic   K_min + (K_max − K_min) · u²
+    cosine      K_min + (K_max − K_min) · (1 − cos πu)/2
+    reversed    the schedule `of`, last position first (control for order)
+    matched     one constant K at the mean rate of `of` (control for the number of bits)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+
+GROWING = ("uniform", "doubling", "loglinear", "linear", "quadratic", "cosine")
+CONTROLS = ("reversed", "matched")
+
+
+def _round_half_up(x: np.ndarray) -> np.ndarray:
+    return np.floor(x + 0.5).astype(np.int64)
+
+
+def _growing(name: str, length: int, k_max: int, k_min: int, ramp: int, power: float):
+    t = np.arange(length, dtype=np.float64)
+    u = np.minimum(1.0, t / (ramp - 1)) if ramp > 1 else np.zeros(length)
+    if name == "uniform":
+        return np.full(length, k_max, dtype=np.int64)
+    if name == "doubling":
+        # 2^t is cut off before it can leave the range of int64
+        return np.minimum(k_min * 2 ** np.minimum(t, 62 - k_min.bit_length()), k_max).astype(int)
+    if name == "loglinear":
+        low, high = np.log2(k_min), np.log2(k_max)
+        return _round_half_up(2.0 ** (low + (high - low) * u**power))
+    shape = {"linear": u, "quadratic": u**2, "cosine": (1 - np.cos(np.pi * u)) / 2}[name]
+    return _round_half_up(k_min + (k_max - k_min) * shape)
+
+
+def codebook_sizes(
+    schedule: str | Sequence[int],
+    length: int,
+    k_max: int,
+    k_min: int = 2,
+    ramp: int | None = None,
+    power: float = 1.0,
+    of: str | Sequence[int] = "loglinear",
+) -> np.ndarray:
+    """Return K_1..K_T as int64 [length], each between 2 and k_max, rounded half up.
+
+    Args:
+        schedule: a name from the table above, or the sizes themselves.
+        length: number of positions T.
+        k_max: rows of the shared codebook.
+        k_min: size of the first codebook (all growing schedules).
+        ramp: position at which K_max is reached; None means `length`; 1 keeps u = 0. A ramp
+            longer than `length` stops short of K_max.
+        power: exponent of u in `loglinear`; below 1 grows early, above 1 late.
+        of: the schedule that `reversed` and `matched` refer to.
+
+    Raises:
+        ValueError: unknown name, or a value out of range; the message names it.
+    """
+    length, k_max, k_min = (int(v) for v in (length, k_max, k_min))
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    if not 2 <= k_min <= k_max:
+        raise ValueError(f"need 2 <= k_min <= k_max, got k_min={k_min}, k_max={k_max}")
+    ramp = length if ramp is None else int(ramp)
+    if ramp < 1:
+        raise ValueError(f"ramp must be at least 1 or None, got {ramp}")
+    if not power > 0:
+        raise ValueError(f"power must be positive, got {power}")
+
+    if not isinstance(schedule, str):
+        sizes = np.asarray(schedule)
+        if sizes.shape != (length,) or not np.issubdtype(sizes.dtype, np.integer):
+            raise ValueError(
+                f"an explicit schedule needs {length} integers, got {sizes.dtype}{sizes.shape}"
+            )
+        wrong = np.flatnonzero((sizes < 2) | (sizes > k_max))
+        if wrong.size:
+            t = int(wrong[0])
+            raise ValueError(f"K_{t + 1} = {sizes[t]} is outside 2..{k_max}")
+        return sizes.astype(np.int64)
+    if schedule in GROWING:
+        return _growing(schedule, length, k_max, k_min, ramp, float(power)).astype(np.int64)
+    if schedule not in CONTROLS:
+        near = difflib.get_close_matches(schedule, GROWING + CONTROLS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown schedule {schedule!r}{hint} (known: {', '.join(GROWING + CONTROLS)})"
+        )
+    if isinstance(of, str) and of in CONTROLS:
+        raise ValueError(f"of={of!r}: a control must refer to a growing or explicit schedule")
+    reference = codebook_sizes(of, length, k_max, k_min, ramp, power)
+    if schedule == "reversed":
+        return reference[::-1].copy()
+    constant = _round_half_up(2.0 ** np.mean(np.log2(reference)))
+    return np.full(length, constant, dtype=np.int64)

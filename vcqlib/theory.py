@@ -1,0 +1,153 @@
+"""The cliff in closed form: position, capacity and expected entropy of ideal codes.
+
+Nothing here looks at data. A code sequence has T positions; position t takes one of K_t values.
+Positions are one-based in prose and zero-based in arrays. Entropies are in bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from operator import index
+
+import numpy as np
+
+
+def _integer(value: object, name: str, least: int) -> int:
+    """Return `value` as a Python integer, or say which argument is wrong."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = index(value)  # exact: refuses floats, accepts NumPy integers
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def _sizes(sizes: Sequence[int]) -> list[int]:
+    """Return K_1..K_T as Python integers, each at least 2."""
+    checked = [_integer(k, f"K_{t}", 2) for t, k in enumerate(sizes, start=1)]
+    if not checked:
+        raise ValueError("sizes is empty: give at least one codebook size")
+    return checked
+
+
+def cliff_position(n: int, k: int | Sequence[int]) -> int | None:
+    """Smallest t with K_1 · … · K_t ≥ n: the position at which n sequences can all differ.
+
+    For one size K this is ⌈log2 n / log2 K⌉ (VCQ, arXiv 2605.06207, claim C1). The product is
+    taken in exact integers, because logarithms in floating point fail at n = K^m.
+
+    Args:
+        n: number of sequences, at least 1 (one sequence needs no position: 0).
+        k: one size for every position, or the sizes K_1..K_T.
+
+    Returns:
+        The number of positions needed, or None if a finite sequence never reaches n.
+
+    Raises:
+        TypeError: n or a size is not an integer.
+        ValueError: n < 1 or a size < 2.
+    """
+    n = _integer(n, "n", 1)
+    steps: Iterator[int]
+    if np.ndim(k) == 0:
+        steps = repeat(_integer(k, "k", 2))
+    else:
+        steps = iter(_sizes(k))  # type: ignore[arg-type]
+    cells, t = 1, 0
+    while cells < n:
+        size = next(steps, None)
+        if size is None:
+            return None
+        cells, t = cells * size, t + 1
+    return t
+
+
+def cumulative_capacity(sizes: Sequence[int]) -> np.ndarray:
+    """C_t = log2 K_1 + … + log2 K_t, float64 [T], bits: the most that t positions can hold."""
+    return np.cumsum(np.log2(np.asarray(_sizes(sizes), dtype=np.float64)))
+
+
+def entropy_bound(n: int, sizes: Sequence[int]) -> np.ndarray:
+    """Upper bound min(log2 K_t, max(0, log2 n − C_{t−1})) on ideal codes' H_t, float64 [T], bits.
+
+    The first term holds for every code. The second is what is left of log2 n when each earlier
+    position was full; a code that wastes earlier bits may exceed it.
+    """
+    n = _integer(n, "n", 1)
+    capacity = cumulative_capacity(sizes)
+    bits = np.diff(capacity, prepend=0.0)
+    left = np.maximum(0.0, math.log2(n) - (capacity - bits))
+    return np.minimum(bits, left)
+
+
+def _cells(sizes: Sequence[int]) -> Iterator[float]:
+    """Yield M_t = K_1 · … · K_t as floats (inf once beyond the range of a float)."""
+    cells = 1
+    for size in _sizes(sizes):
+        cells *= size
+        yield float(cells) if cells.bit_length() < 1024 else math.inf
+
+
+def _expected_log2_companions(n: int, cells: float) -> float:
+    """E[log2(1 + B)], B ~ Binomial(n − 1, 1/cells): the bits one sequence still shares.
+
+    B counts the other sequences in the same cell. Sparse cells: the sum itself, in logarithms.
+    Crowded cells (mean above 10^4): a series in central moments, with an error below 1e-15.
+    """
+    trials, p = n - 1, 1.0 / cells
+    mean = trials * p
+    if mean == 0.0:
+        return 0.0
+    if mean > 1e4:
+        variance, m = mean * (1 - p), 1 + mean
+        third = variance * (1 - 2 * p)
+        fourth = variance * (1 - 6 * p * (1 - p))  # fourth cumulant
+        series = (
+            -variance / (2 * m**2)
+            + third / (3 * m**3)
+            - (fourth + 3 * variance**2) / (4 * m**4)
+            + 2 * variance * third / m**5
+            - 2.5 * variance**3 / m**6
+        )
+        return math.log2(m) + series / math.log(2)
+    top = min(trials, int(mean + 12 * math.sqrt(mean) + 60))
+    k = np.arange(1, top + 1, dtype=np.float64)
+    log_odds = math.log(p) - math.log1p(-p) if p < 1 else math.inf
+    steps = np.log((trials - k + 1) / k) + log_odds
+    log_pmf = trials * math.log1p(-p) + np.cumsum(steps)
+    return float(np.sum(np.exp(log_pmf) * np.log2(1 + k)))
+
+
+def expected_conditional_entropy(n: int, sizes: Sequence[int]) -> np.ndarray:
+    """Expected plug-in H(X_t | X_<t) of n ideal codes, float64 [T], bits.
+
+    Ideal: every position independent and uniform over its K_t values. With M_t = K_1 · … · K_t
+    cells, E[Ĥ(X_1:t)] = log2 n − (M_t / n) E[c log2 c] with c ~ Binomial(n, 1/M_t), which equals
+    log2 n − E[log2(1 + B)] with B ~ Binomial(n − 1, 1/M_t). The entries are its differences.
+    Stable for M_t far above n and n far above M_t.
+
+    Raises:
+        TypeError, ValueError: as `cliff_position`.
+    """
+    n = _integer(n, "n", 1)
+    shared = [math.log2(n)] + [_expected_log2_companions(n, m) for m in _cells(sizes)]
+    return -np.diff(np.asarray(shared))
+
+
+def expected_distinct_prefixes(n: int, sizes: Sequence[int]) -> np.ndarray:
+    """Expected number of different prefixes of length t among n ideal codes, float64 [T].
+
+    M (1 − (1 − 1/M)^n) for M = K_1 · … · K_t cells, computed without cancellation.
+    """
+    n = _integer(n, "n", 1)
+    return np.asarray(
+        [
+            float(n) if math.isinf(m) else -m * math.expm1(n * math.log1p(-1.0 / m))
+            for m in _cells(sizes)
+        ]
+    )
