@@ -1,0 +1,223 @@
+"""The AR model: a LlamaGen-style Transformer over codes, with a class token in front.
+
+The variable codebook does not touch training: the cross-entropy runs over the whole vocabulary.
+Only sampling masks the logits beyond K_t (LlamaGen, arXiv 2406.06525; VCQ, arXiv 2605.06207, C5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .transformer import Block, Cache, rotary_table
+
+
+@dataclass(frozen=True)
+class ARConfig:
+    """Shape of the AR model."""
+
+    codebook_sizes: tuple[int, ...]
+    vocabulary: int
+    classes: int
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    dropout: float = 0.1
+    label_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.codebook_sizes or max(self.codebook_sizes) > self.vocabulary:
+            raise ValueError(
+                f"vocabulary {self.vocabulary} is smaller than the largest codebook size"
+                if self.codebook_sizes
+                else "codebook_sizes is empty"
+            )
+        for name in ("classes", "width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dropout", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def length(self) -> int:
+        """Number of positions T."""
+        return len(self.codebook_sizes)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ARConfig:
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown AR setting {sorted(unknown)[0]!r}")
+        return cls(**{**values, "codebook_sizes": tuple(values["codebook_sizes"])})
+
+
+# Sizes by name. B, L and XL count 112.6M, 342.9M and 685.5M parameters at vocabulary 16384.
+PRESETS: dict[str, dict] = {
+    "nano": {"width": 32, "layers": 1, "heads": 2},
+    "tiny": {"width": 128, "layers": 3, "heads": 4},
+    "small": {"width": 384, "layers": 6, "heads": 6},
+    "B": {"width": 768, "layers": 12, "heads": 12},
+    "L": {"width": 1024, "layers": 24, "heads": 16},
+    "XL": {"width": 1280, "layers": 32, "heads": 20},
+}
+
+
+def guidance_scales(scale: float, length: int, kind: str = "constant", power: float = 1.75):
+    """Guidance scale at each position: constant, or 1 + (scale − 1) ½(1 − cos π(t/T)^power)."""
+    if kind == "constant":
+        return [scale] * length
+    if kind == "cosine":
+        ramp = [0.5 * (1 - math.cos(math.pi * (t / length) ** power)) for t in range(length)]
+        return [1 + (scale - 1) * r for r in ramp]
+    raise ValueError(f"guidance must be 'constant' or 'cosine', got {kind!r}")
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Keep the `top_k` largest logits (0: all) and the smallest set of mass `top_p`; [B, V]."""
+    if top_k:
+        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True, dim=-1)
+        mass = ordered.softmax(-1)
+        before = mass.cumsum(-1) - mass  # mass of the strictly better ones
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+        logits = logits.masked_fill(drop, -math.inf)
+    return logits
+
+
+class ARModel(nn.Module):
+    """Predicts code t from the class and the codes before it."""
+
+    def __init__(self, config: ARConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        hidden = 11 * c.width // 4
+        self.class_embedding = nn.Embedding(c.classes + 1, c.width)  # last row: no class
+        self.code_embedding = nn.Embedding(c.vocabulary, c.width)
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = nn.ModuleList(
+            Block(c.width, c.heads, hidden, c.dropout) for _ in range(c.layers)
+        )
+        self.norm = nn.RMSNorm(c.width)
+        self.head = nn.Linear(c.width, c.vocabulary, bias=False)
+        table = rotary_table(c.length, c.width // c.heads)
+        self.register_buffer("table", table, persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    @property
+    def null_label(self) -> int:
+        """The label that stands for 'no class'."""
+        return self.config.classes
+
+    def _trunk(self, x: Tensor, start: int = 0, caches: Sequence[Cache] | None = None) -> Tensor:
+        table = self.table[:, start : start + x.shape[1]]
+        for i, block in enumerate(self.blocks):
+            x = block(x, table, causal=True, cache=caches[i] if caches else None)
+        return self.head(self.norm(x))
+
+    def logits(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Logits [B, T, V] of every position given the class and the codes before it.
+
+        Args:
+            codes: int64 [B, T]; the last column is a target only and is never read.
+            labels: int64 [B], 0..classes − 1, or `null_label`.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self.config.length:
+            raise ValueError(f"codes must be [B, {self.config.length}], got {tuple(codes.shape)}")
+        first = self.class_embedding(labels)[:, None]
+        x = torch.cat([first, self.code_embedding(codes[:, :-1])], dim=1)
+        return self._trunk(self.dropout(x))
+
+    def loss(
+        self, codes: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Mean cross-entropy over all positions and the whole vocabulary, scalar, nats.
+
+        In training mode a share `label_dropout` of the labels is replaced by `null_label`.
+        """
+        if self.training and self.config.label_dropout:
+            chance = torch.rand(labels.shape, generator=generator, device=labels.device)
+            labels = labels.masked_fill(chance < self.config.label_dropout, self.null_label)
+        return F.cross_entropy(self.logits(codes, labels).flatten(0, 1).float(), codes.flatten())
+
+    @torch.no_grad()
+    def position_losses(self, codes: Tensor, labels: Tensor, own: bool = False) -> Tensor:
+        """Cross-entropy of each code, nats [B, T].
+
+        own: renormalise over the first K_t entries, which is what sampling does.
+        """
+        logits = self.logits(codes, labels).float()
+        if own:
+            logits = logits.masked_fill(self._beyond(logits.device), -math.inf)
+        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none")
+
+    def _beyond(self, device: torch.device) -> Tensor:
+        """True where entry v lies beyond K_t, bool [T, V]."""
+        sizes = torch.as_tensor(self.config.codebook_sizes, device=device)
+        return torch.arange(self.config.vocabulary, device=device) >= sizes[:, None]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        labels: Tensor,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        cfg_scale: float = 1.0,
+        guidance: str = "constant",
+        guidance_power: float = 1.75,
+        generator: torch.Generator | None = None,
+        prefix: Tensor | None = None,
+    ) -> Tensor:
+        """Sample codes int64 [B, T] for labels int64 [B], with a preallocated KV cache.
+
+        Order: guidance, temperature, mask beyond K_t, top-k, top-p, draw.
+
+        Args:
+            temperature: 0 takes the most likely code.
+            cfg_scale: classifier-free guidance; 1 runs the conditional model alone.
+            guidance: "constant", or "cosine" with `guidance_power`.
+            prefix: int64 [B, m] codes to keep; the rest is sampled.
+        """
+        if temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {temperature}")
+        was_training = self.training
+        self.eval()
+        c, batch, guided = self.config, len(labels), cfg_scale != 1.0
+        scales = guidance_scales(cfg_scale, c.length, guidance, guidance_power)
+        beyond = self._beyond(labels.device)
+        if guided:
+            labels = torch.cat([labels, torch.full_like(labels, self.null_label)])
+        x = self.class_embedding(labels)[:, None]  # [B or 2B, 1, width]
+        shape = (len(labels), c.heads, c.length, c.width // c.heads)
+        caches = [Cache(shape, x) for _ in self.blocks]
+        codes = torch.empty(batch, c.length, dtype=torch.int64, device=labels.device)
+        for t in range(c.length):
+            logits = self._trunk(x, t, caches)[:, -1].float()
+            if prefix is not None and t < prefix.shape[1]:
+                codes[:, t] = prefix[:, t]
+            else:
+                if guided:
+                    conditional, free = logits.chunk(2)
+                    logits = free + scales[t] * (conditional - free)
+                logits = logits.masked_fill(beyond[t], -math.inf)
+                if temperature == 0:
+                    codes[:, t] = logits.argmax(-1)
+                else:
+                    chances = filter_logits(logits / temperature, top_k, top_p).softmax(-1)
+                    codes[:, t] = torch.multinomial(chances, 1, generator=generator)[:, 0]
+            x = self.code_embedding(codes[:, t].repeat(2 if guided else 1))[:, None]
+        self.train(was_training)
+        return codes

@@ -1,0 +1,213 @@
+"""The 1-D tokenizer: image → T codes → image.
+
+Two backbones behind one interface. "vit" follows the companion work of the paper's authors
+(arXiv 2605.06137): image patches and T learned queries pass through a ViT, the query outputs are
+quantized, and a second ViT reads codes and mask tokens. "mlp" is small enough for a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .quantizer import VariableCodebookQuantizer
+from .transformer import Block, rotary_table
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Everything that fixes a tokenizer's shape. Refused at construction if impossible."""
+
+    codebook_sizes: tuple[int, ...]
+    num_codes: int
+    image_size: int
+    channels: int
+    code_dim: int = 8
+    balance: bool = False
+    backbone: str = "mlp"
+    width: int = 512
+    depth: int = 2
+    heads: int = 8
+    patch: int = 4
+
+    def __post_init__(self) -> None:
+        if self.backbone not in ("mlp", "vit"):
+            raise ValueError(f"backbone must be 'mlp' or 'vit', got {self.backbone!r}")
+        for name in ("num_codes", "image_size", "channels", "code_dim", "width", "depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.backbone == "vit" and self.image_size % self.patch:
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by patch {self.patch}"
+            )
+
+    @property
+    def length(self) -> int:
+        """Number of positions T."""
+        return len(self.codebook_sizes)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TokenizerConfig:
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown tokenizer setting {sorted(unknown)[0]!r}")
+        return cls(**{**values, "codebook_sizes": tuple(values["codebook_sizes"])})
+
+
+# Sizes by name. mlp: the CPU profiles. vit-b, vit-l: the recipe of arXiv 2605.06137.
+PRESETS: dict[str, dict] = {
+    "mlp": {"backbone": "mlp", "width": 512, "depth": 2},
+    "mlp-tiny": {"backbone": "mlp", "width": 64, "depth": 1},
+    "vit-tiny": {"backbone": "vit", "width": 96, "depth": 3, "heads": 3, "patch": 4},
+    "vit-s": {"backbone": "vit", "width": 384, "depth": 6, "heads": 6, "patch": 4},
+    "vit-b": {"backbone": "vit", "width": 768, "depth": 12, "heads": 12, "patch": 16},
+    "vit-l": {"backbone": "vit", "width": 1024, "depth": 24, "heads": 16, "patch": 16},
+}
+
+
+class MLPEncoder(nn.Module):
+    """Images [B, C, H, W] → [B, T, code_dim] by `depth` hidden layers."""
+
+    def __init__(self, c: TokenizerConfig) -> None:
+        super().__init__()
+        sizes = [c.channels * c.image_size**2] + [c.width] * c.depth
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.out = nn.Linear(c.width, c.length * c.code_dim)
+        self.length = c.length
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1)
+        for layer in self.layers:
+            x = nn.functional.gelu(layer(x))
+        return self.out(x).unflatten(-1, (self.length, -1))
+
+
+class MLPDecoder(nn.Module):
+    """Code vectors [B, T, code_dim] → images [B, C, H, W]."""
+
+    def __init__(self, c: TokenizerConfig) -> None:
+        super().__init__()
+        sizes = [c.length * c.code_dim] + [c.width] * c.depth
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.out = nn.Linear(c.width, c.channels * c.image_size**2)
+        self.shape = (c.channels, c.image_size, c.image_size)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        x = vectors.flatten(1)
+        for layer in self.layers:
+            x = nn.functional.gelu(layer(x))
+        return self.out(x).unflatten(-1, self.shape)
+
+
+class _ViT(nn.Module):
+    """Bidirectional Transformer over P patch tokens and T query tokens."""
+
+    def __init__(self, c: TokenizerConfig) -> None:
+        super().__init__()
+        self.patches = (c.image_size // c.patch) ** 2
+        hidden = int(c.width * 8 / 3)
+        self.blocks = nn.ModuleList(Block(c.width, c.heads, hidden) for _ in range(c.depth))
+        self.norm = nn.RMSNorm(c.width)
+        table = rotary_table(self.patches + c.length, c.width // c.heads)
+        self.register_buffer("table", table, persistent=False)
+
+    def run(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, self.table)
+        return self.norm(x)
+
+
+class ViTEncoder(_ViT):
+    """Patches and T learned queries in, the query outputs [B, T, code_dim] out."""
+
+    def __init__(self, c: TokenizerConfig) -> None:
+        super().__init__(c)
+        self.embed = nn.Conv2d(c.channels, c.width, c.patch, stride=c.patch)
+        self.queries = nn.Parameter(torch.randn(c.length, c.width) * 0.02)
+        self.out = nn.Linear(c.width, c.code_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.embed(images).flatten(2).transpose(1, 2)  # [B, P, width]
+        queries = self.queries.expand(len(images), -1, -1).to(patches.dtype)
+        x = self.run(torch.cat([patches, queries], dim=1))
+        return self.out(x[:, self.patches :])
+
+
+class ViTDecoder(_ViT):
+    """Mask tokens and code vectors in, pixels of the mask tokens' patches out."""
+
+    def __init__(self, c: TokenizerConfig) -> None:
+        super().__init__(c)
+        self.embed = nn.Linear(c.code_dim, c.width)
+        self.mask = nn.Parameter(torch.randn(1, c.width) * 0.02)
+        self.out = nn.Linear(c.width, c.channels * c.patch**2)
+        self.fold = nn.Fold(c.image_size, c.patch, stride=c.patch)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        codes = self.embed(vectors)
+        masks = self.mask.expand(len(vectors), self.patches, -1).to(codes.dtype)
+        x = self.run(torch.cat([masks, codes], dim=1))
+        return self.fold(self.out(x[:, : self.patches]).transpose(1, 2))
+
+
+class Reconstruction(NamedTuple):
+    """What `Tokenizer.forward` returns."""
+
+    images: Tensor  # [B, C, H, W]
+    codes: Tensor  # int64 [B, T]
+    loss: Tensor  # scalar, the quantizer's
+
+
+class Tokenizer(nn.Module):
+    """Encoder, variable-codebook quantizer, decoder. Images are float in [−1, 1]."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        mlp = config.backbone == "mlp"
+        self.encoder = MLPEncoder(config) if mlp else ViTEncoder(config)
+        self.decoder = MLPDecoder(config) if mlp else ViTDecoder(config)
+        self.quantizer = VariableCodebookQuantizer(
+            config.codebook_sizes, config.code_dim, config.num_codes, balance=config.balance
+        )
+
+    def _check(self, images: Tensor) -> None:
+        c = self.config
+        expected = (c.channels, c.image_size, c.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"images must be [B, {expected}], got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images must be float in [-1, 1], got {images.dtype}")
+
+    def forward(self, images: Tensor) -> Reconstruction:
+        """Encode, quantize and decode [B, C, H, W]."""
+        self._check(images)
+        quantized, codes, loss = self.quantizer(self.encoder(images))
+        return Reconstruction(self.decoder(quantized), codes, loss)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Continuous vectors before quantization, as compared with the codes: [B, T, code_dim]."""
+        self._check(images)
+        return self.quantizer.prepare(self.encoder(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes of the images, int64 [B, T]."""
+        self._check(images)
+        return self.quantizer(self.encoder(images)).codes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [−1, 1] from codes int64 [B, m ≤ T].
+
+        Positions beyond the prefix get the mean code vector of their position, so that a prefix
+        shows what its codes say and nothing else.
+        """
+        known = self.quantizer.decode(codes)
+        rest = self.quantizer.mean_vectors()[codes.shape[1] :]
+        vectors = torch.cat([known, rest.expand(len(codes), -1, -1)], dim=1)
+        return self.decoder(vectors).clamp(-1, 1)

@@ -1,0 +1,104 @@
+"""The Transformer block that tokenizer and AR model share.
+
+RMSNorm, rotary positions, QK-norm and GEGLU, no biases, as in LlamaGen and its successors.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> Tensor:
+    """Cosines and sines of the rotary angles, fp32 [2, length, head_dim / 2]."""
+    if head_dim % 2:
+        raise ValueError(f"rotary positions need an even head width, got {head_dim}")
+    frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.outer(torch.arange(length, dtype=torch.float32), frequency)
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn each pair of channels of x [B, heads, T, head_dim] by its position's angle."""
+    cos, sin = table.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Cache:
+    """Keys and values of the positions seen so far, preallocated for the whole sequence."""
+
+    def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
+        self.keys = like.new_empty(shape)  # [B, heads, T, head_dim]
+        self.values = like.new_empty(shape)
+        self.length = 0
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append k, v [B, heads, t, head_dim]; return all of them so far."""
+        end = self.length + k.shape[2]
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions and RMS-normalised queries and keys."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by heads {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.q_norm = nn.RMSNorm(width // heads)
+        self.k_norm = nn.RMSNorm(width // heads)
+
+    def forward(
+        self, x: Tensor, table: Tensor, causal: bool = False, cache: Cache | None = None
+    ) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (q, k, v))
+        # [B, heads, T, head_dim]
+        q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if cache is not None:
+            # a single new position may see all earlier ones: no mask is needed
+            causal = causal and cache.length == 0 and q.shape[2] > 1
+            k, v = cache.extend(k, v)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class GEGLU(nn.Module):
+    """Gated feed-forward: out(gelu(gate(x)) · up(x))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out(F.gelu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block: attention, then feed-forward, each added to x [B, T, width]."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(width)
+        self.attention = Attention(width, heads, dropout)
+        self.mlp_norm = nn.RMSNorm(width)
+        self.mlp = GEGLU(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, table: Tensor, causal: bool = False, cache: Cache | None = None
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), table, causal, cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
