@@ -1,0 +1,44 @@
+"""What the book needs from Sphinx beyond its extensions.
+
+- The public address of the pages follows from the repository's address.
+- sphinx-thebe, which Jupyter Book always loads, defines its constants twice on every page (a
+  script error) and names a script on another host; the book has no use for it.
+- `accessible`: mends the few things in the generated pages that axe-core objects to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from accessible import mend
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+
+def set_public_address(app: Sphinx, config: Config) -> None:
+    """https://github.com/OWNER/NAME is published as https://OWNER.github.io/NAME/."""
+    owner, name = urlsplit(config.html_theme_options["repository_url"]).path.strip("/").split("/")
+    config.html_baseurl = config.html_baseurl or f"https://{owner}.github.io/{name}/"
+    config.ogp_site_url = config.html_baseurl
+
+
+def remove_thebe(app: Sphinx, config: Config) -> None:
+    for listeners in app.events.listeners.values():
+        listeners[:] = [
+            entry for entry in listeners if not entry.handler.__module__.startswith("sphinx_thebe")
+        ]
+
+
+def mend_pages(app: Sphinx, error: Exception | None) -> None:
+    if error is None and app.builder.format == "html":
+        for page in sorted(Path(app.outdir).rglob("*.html")):
+            html = page.read_text(encoding="utf-8")
+            page.write_text(mend(html), encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", set_public_address, priority=1)
+    app.connect("config-inited", remove_thebe, priority=1)
+    app.connect("build-finished", mend_pages, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
