@@ -1,0 +1,391 @@
+"""From a configuration to results: tokenizer → codes → AR model → samples → metrics.
+
+Each stage is cached by the hash of what it depends on (see `cache.py`). Any chapter, in any order
+and in parallel, asks for the stage it needs and trains or reuses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import autoregressive, cache, evaluation, extractors, tokenizer as tokenizers, training
+from .autoregressive import ARConfig, ARModel
+from .codes import CodeStore, open_codes, write_codes
+from .datasets import ImageSet, load_images, to_uint8
+from .entropy import conditional_entropy
+from .files import atomic_path, read_json, write_json
+from .progress import bar
+from .schedules import codebook_sizes
+from .tokenizer import Tokenizer, TokenizerConfig
+
+TOKENIZER_SOURCES = ("quantizer", "transformer", "tokenizer", "training", "datasets")
+AR_SOURCES = (*TOKENIZER_SOURCES, "codes", "autoregressive")
+METRIC_SOURCES = (*AR_SOURCES, "evaluation", "extractors")
+HELD_OUT = 10_000  # test images used for held-out likelihood and references, at most
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One arm of a study. Field names are the notebooks' parameter names."""
+
+    dataset: str = "fashion-mnist"
+    n_images: int = 6000
+    image_size: int | None = None
+    schedule: str | tuple[int, ...] = "loglinear"
+    length: int = 16
+    k_max: int = 256
+    k_min: int = 2
+    ramp: int | None = None
+    power: float = 1.0
+    of: str = "loglinear"
+    seed: int = 0
+    code_dim: int = 8
+    balance: bool = True
+    tokenizer: str = "mlp"
+    tokenizer_steps: int = 3000
+    tokenizer_batch: int = 256
+    ar: str = "tiny"
+    ar_steps: int = 1300
+    ar_batch: int = 256
+    dropout: float = 0.1
+    n_samples: int = 5000
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, list):
+            object.__setattr__(self, "schedule", tuple(self.schedule))
+        for name in ("n_images", "length", "code_dim", "tokenizer_steps", "tokenizer_batch",
+                     "ar_steps", "ar_batch", "n_samples"):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.n_images < 2:
+            raise ValueError("n_images must be at least 2: one image has nothing to memorise")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        for name, known in (
+            ("tokenizer", tokenizers.PRESETS),
+            ("ar", autoregressive.PRESETS),
+            ("device", {"auto": 0, "cpu": 0, "cuda": 0}),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                near = difflib.get_close_matches(str(value), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown {name} {value!r}{hint} (known: {', '.join(known)})")
+        _ = self.sizes  # refuses an impossible schedule
+
+    @classmethod
+    def of_parameters(cls, values: dict, **changes) -> Experiment:
+        """The experiment that a notebook's globals describe; names that are no fields are left."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in values.items() if k in known} | changes)
+
+    def arm(self, schedule: str | tuple[int, ...], **changes) -> Experiment:
+        """The same experiment with another schedule."""
+        return replace(self, schedule=schedule, **changes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """K_1..K_T as the AR model sees them."""
+        k = codebook_sizes(
+            self.schedule, self.length, self.k_max, self.k_min, self.ramp, self.power, self.of
+        )
+        return tuple(k.tolist())
+
+    @property
+    def flipped(self) -> bool:
+        """True for the arm whose codes are those of `of` with their columns flipped."""
+        return self.schedule == "reversed"
+
+    @property
+    def torch_device(self) -> torch.device:
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
+
+    def to_dict(self) -> dict:
+        return json.loads(json.dumps(asdict(self)))
+
+
+# ---------------------------------------------------------------------------- images
+
+
+@lru_cache(maxsize=4)
+def _load(dataset: str, split: str, n: int | None, seed: int, size: int | None) -> ImageSet:
+    return load_images(dataset, split, n, seed=seed, image_size=size)
+
+
+def images(e: Experiment, split: str = "train") -> ImageSet:
+    """The experiment's N training images, or the fixed held-out test images."""
+    if split == "train":
+        return _load(e.dataset, "train", e.n_images, 0, e.image_size)
+    n = e.n_images if e.dataset.startswith("synthetic") else None
+    test = _load(e.dataset, "test", n, 0, e.image_size)
+    if len(test.labels) > HELD_OUT:
+        test = _load(e.dataset, "test", HELD_OUT, 0, e.image_size)
+    return test
+
+
+# ------------------------------------------------------------------------- tokenizer
+
+
+def _tokenizer_inputs(e: Experiment) -> dict:
+    sizes = e.sizes[::-1] if e.flipped else e.sizes
+    names = ("dataset", "n_images", "image_size", "seed", "code_dim", "balance", "tokenizer",
+             "tokenizer_steps", "tokenizer_batch", "k_max")  # fmt: skip
+    return {k: getattr(e, k) for k in names} | {
+        "sizes": list(sizes),
+        "device": e.torch_device.type,
+    }
+
+
+def tokenizer(e: Experiment) -> Tokenizer:
+    """The trained tokenizer of an arm, in eval mode. Reversed arms share that of `of`."""
+    inputs = _tokenizer_inputs(e)
+
+    def build(folder: Path) -> None:
+        data = images(e)
+        config = TokenizerConfig(
+            codebook_sizes=tuple(inputs["sizes"]), num_codes=e.k_max,
+            image_size=data.images.shape[-1], channels=data.images.shape[1],
+            code_dim=e.code_dim, balance=e.balance, **tokenizers.PRESETS[e.tokenizer],
+        )  # fmt: skip
+        with training.own_randomness(e.torch_device):
+            torch.manual_seed(e.seed)
+            model = Tokenizer(config).to(e.torch_device)
+        recipe = training.Recipe(e.tokenizer_steps, e.tokenizer_batch, lr=1e-3, seed=e.seed)
+        training.train_tokenizer(model, data.images, recipe, folder)
+        _save(folder, model, config.to_dict())
+
+    folder = cache.stage("tokenizer", inputs, TOKENIZER_SOURCES, build)
+    model = Tokenizer(TokenizerConfig.from_dict(read_json(folder / "config.json")))
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model.to(e.torch_device).eval()
+
+
+def _save(folder: Path, model: torch.nn.Module, config: dict) -> None:
+    """Final weights and configuration; the training checkpoints are no longer needed."""
+    with atomic_path(folder / "weights.safetensors") as temporary:
+        save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary)
+    write_json(folder / "config.json", config)
+    for old in folder.glob("step-*.safetensors"):
+        old.unlink()
+
+
+# ----------------------------------------------------------------------------- codes
+
+
+def codes(e: Experiment, split: str = "train") -> CodeStore:
+    """The codes [N, T] of the arm's training (or held-out test) images."""
+
+    def build(folder: Path) -> None:
+        model, data = tokenizer(e), images(e, split)
+        rows = torch.cat([c.cpu() for c in training.encode(model, data.images)]).numpy()
+        write_codes(folder, rows, data.labels.numpy(), model.config.codebook_sizes, inputs)
+
+    inputs = _tokenizer_inputs(e) | {"split": split}
+    store = open_codes(
+        cache.stage("codes", inputs, (*TOKENIZER_SOURCES, "codes"), build), verify=False
+    )
+    if e.flipped:
+        store = replace(store, codes=store.codes[:, ::-1], sizes=store.sizes[::-1])
+    return store
+
+
+def _tensors(store: CodeStore) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(store.codes.astype(np.int64)), torch.from_numpy(store.labels)
+
+
+# -------------------------------------------------------------------------- AR model
+
+
+@dataclass(frozen=True)
+class ARRun:
+    """A trained AR model with what was measured on the way."""
+
+    model: ARModel  # after the last step, eval mode
+    curve: list[dict]  # step, and bits per position: train, held_out, held_out_own
+    folder: Path
+
+    def bits(self, which: str = "held_out") -> np.ndarray:
+        """Cross-entropy [evaluations, T] in bits; which: train, held_out, held_out_own."""
+        return np.asarray([point[which] for point in self.curve])
+
+    @property
+    def steps(self) -> list[int]:
+        return [point["step"] for point in self.curve]
+
+    @property
+    def best_step(self) -> int:
+        """Step with the lowest held-out cross-entropy."""
+        return self.steps[int(self.bits().sum(1).argmin())]
+
+    def at(self, step: int) -> ARModel:
+        """The model as it was after an evaluated step."""
+        if step not in self.steps:
+            raise ValueError(f"no snapshot at step {step} (there are {self.steps})")
+        model = ARModel(self.model.config)
+        model.load_state_dict(load_file(self.folder / f"snapshot-{step:06d}.safetensors"))
+        return model.to(self.model.head.weight.device).eval()
+
+
+def evaluation_steps(steps: int, points: int = 8) -> tuple[int, ...]:
+    """Steps at which an AR run is evaluated: a geometric grid that ends at the last step."""
+    grid = np.geomspace(max(1, steps / 32), steps, points)
+    return tuple(sorted({int(round(s)) for s in grid}))
+
+
+def _ar_inputs(e: Experiment) -> dict:
+    names = ("ar", "ar_steps", "ar_batch", "dropout")
+    return _tokenizer_inputs(e) | {k: getattr(e, k) for k in names} | {"flipped": e.flipped}
+
+
+def ar(e: Experiment) -> ARRun:
+    """The trained AR model of an arm, with its curve of train and held-out cross-entropy."""
+
+    def build(folder: Path) -> None:
+        (rows, labels), (test_rows, test_labels) = (_tensors(codes(e, s)) for s in ("train", "test"))
+        config = ARConfig(
+            codebook_sizes=e.sizes, vocabulary=e.k_max, classes=len(images(e).classes),
+            dropout=e.dropout, **autoregressive.PRESETS[e.ar],
+        )  # fmt: skip
+        with training.own_randomness(e.torch_device):
+            torch.manual_seed(e.seed)
+            model = ARModel(config).to(e.torch_device)
+
+        def evaluate(model: ARModel, step: int) -> None:
+            def bits(rows: Tensor, labels: Tensor, own: bool = False) -> list[float]:
+                return training.position_bits(model, rows[:5000], labels[:5000], own).tolist()
+
+            point = {"step": step, "train": bits(rows, labels),
+                     "held_out": bits(test_rows, test_labels),
+                     "held_out_own": bits(test_rows, test_labels, own=True)}  # fmt: skip
+            write_json(folder / f"point-{step:06d}.json", point)
+            with atomic_path(folder / f"snapshot-{step:06d}.safetensors") as temporary:
+                save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()},
+                          temporary)  # fmt: skip
+
+        recipe = training.Recipe(e.ar_steps, e.ar_batch, lr=1e-3, betas=(0.9, 0.96),
+                                 weight_decay=0.03, seed=e.seed)  # fmt: skip
+        training.train_ar(model, rows, labels, recipe, folder, evaluation_steps(e.ar_steps), evaluate)
+        _save(folder, model, config.to_dict())
+
+    folder = cache.stage("ar", _ar_inputs(e), AR_SOURCES, build)
+    model = ARModel(ARConfig.from_dict(read_json(folder / "config.json")))
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    curve = [read_json(p) for p in sorted(folder.glob("point-*.json"))]
+    return ARRun(model.to(e.torch_device).eval(), curve, folder)
+
+
+# ------------------------------------------------------------------ samples and metrics
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated codes and the images they decode to."""
+
+    codes: Tensor  # int64 [n, T], in the AR model's order
+    labels: Tensor  # int64 [n], balanced over the classes
+    images: Tensor  # uint8 [n, C, H, W]
+
+
+def decode(e: Experiment, rows: Tensor) -> Tensor:
+    """uint8 images from codes in the AR model's order (flipped back for the reversed arm)."""
+    if e.flipped:
+        rows = rows.flip(1)
+    return to_uint8(training.decode(tokenizer(e), rows.contiguous()))
+
+
+def generate(
+    e: Experiment, model: ARModel, n: int | None = None, seed: int = 0, **sampling
+) -> Samples:
+    """n samples with balanced labels; `sampling` goes to `ARModel.generate`."""
+    n = n or e.n_samples
+    device = model.head.weight.device
+    labels = torch.arange(n) % model.config.classes
+    generator = torch.Generator(device).manual_seed(seed)
+    rows = [
+        model.generate(part.to(device), generator=generator, **sampling).cpu()
+        for part in bar(labels.split(1000), desc="sampling")
+    ]
+    rows = torch.cat(rows)
+    return Samples(rows, labels, decode(e, rows))
+
+
+def marginal_codes(e: Experiment, n: int, seed: int = 0) -> Tensor:
+    """Codes [n, T] whose positions are drawn independently from the training codes: a floor."""
+    store, rng = codes(e), np.random.default_rng(seed)
+    columns = [rng.choice(store.codes[:, t], n) for t in range(e.length)]
+    return torch.from_numpy(np.stack(columns, 1).astype(np.int64))
+
+
+@lru_cache(maxsize=8)
+def _features(e: Experiment, split: str, name: str) -> np.ndarray:
+    return extractors.load_extractor(name)(images(e, split).images)
+
+
+def metrics(e: Experiment) -> dict:
+    """What a study reports of one arm: reconstruction, entropy, likelihood, generation, floors.
+
+    gFD is against the held-out test images, at T = 1 without guidance, at the last step and at
+    the step with the best held-out likelihood; `gfd_train` is against the training images.
+    """
+    name = extractors.default_extractor(e.dataset)
+    inputs = _ar_inputs(e) | {"n_samples": e.n_samples, "extractor": name}
+
+    def build(folder: Path) -> None:
+        write_json(folder / "metrics.json", _measure(e, name))
+
+    folder = cache.stage("metrics", inputs, (*METRIC_SOURCES, "entropy", "experiments"), build)
+    return read_json(folder / "metrics.json")
+
+
+def _measure(e: Experiment, name: str) -> dict:
+    extract = extractors.load_extractor(name)
+    test = images(e, "test")
+    reference, train = _features(e, "test", name), _features(e, "train", name)
+    store, held_out, run = codes(e), codes(e, "test"), ar(e)
+
+    rebuilt = decode(e, _tensors(held_out)[0])
+    result: dict = {
+        "extractor": extract.label, "n_samples": e.n_samples, "n_reference": len(reference),
+        "reconstruction": evaluation.reconstruction(test.images, rebuilt),
+        "rfd": evaluation.frechet_distance(extract(rebuilt), reference),
+    }  # fmt: skip
+    entropy = conditional_entropy(np.ascontiguousarray(store.codes))
+    result["entropy"] = entropy.bits.tolist()
+    result["used"] = [int(np.unique(store.codes[:, t]).size) for t in range(e.length)]
+    for label, step in (("last", e.ar_steps), ("best", run.best_step)):
+        drawn = generate(e, run.at(step))
+        features = extract(drawn.images)
+        precision, recall = evaluation.precision_recall(reference, features)
+        result[label] = {
+            "step": step,
+            "gfd": evaluation.frechet_distance(features, reference),
+            "gfd_train": evaluation.frechet_distance(features, train),
+            "precision": precision, "recall": recall,
+        }  # fmt: skip
+    floor = decode(e, marginal_codes(e, e.n_samples))
+    result["gfd_marginals"] = evaluation.frechet_distance(extract(floor), reference)
+    result["real_real"] = evaluation.frechet_distance(train, reference)
+    return result
+
+
+def prepare(experiments: Iterable[Experiment], until: str = "metrics") -> None:
+    """Compute a stage for many experiments, sharing the work with other processes."""
+    stages = {"tokenizer": tokenizer, "codes": codes, "ar": ar, "metrics": metrics}
+    if until not in stages:
+        raise ValueError(f"until must be one of {', '.join(stages)}, got {until!r}")
+    cache.share([lambda e=e: stages[until](e) for e in experiments])

@@ -1,0 +1,149 @@
+"""The book's figures: one style, one palette, a handful of plots.
+
+Every function returns a closed Matplotlib figure, so that a notebook cell that ends with it shows
+it once. Colours are seaborn's colour-blind palette, one fixed colour for each arm of the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLOURS = sns.color_palette("colorblind").as_hex()
+ARM_COLOURS = {
+    "uniform": _COLOURS[3],
+    "loglinear": _COLOURS[0],
+    "doubling": _COLOURS[2],
+    "matched": _COLOURS[1],
+    "reversed": _COLOURS[4],
+    "linear": _COLOURS[5],
+    "quadratic": _COLOURS[6],
+    "cosine": _COLOURS[9],
+    "ideal": "#555555",
+}
+_STYLE = {
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "svg.hashsalt": "vcqlib",
+}
+
+
+def axes(rows: int = 1, cols: int = 1, size: tuple[float, float] = (7.0, 3.8), **options):
+    """A styled figure and its axes, closed for pyplot: fill the axes and return the figure."""
+    with sns.axes_style("whitegrid", {"grid.color": "#e6e6e6"}), plt.rc_context(_STYLE):
+        figure, ax = plt.subplots(rows, cols, figsize=size, **options)
+    plt.close(figure)
+    return figure, ax
+
+
+def colour(label: str, i: int = 0) -> str:
+    """The fixed colour of an arm, else the i-th of the palette."""
+    return ARM_COLOURS.get(label.split()[0].rstrip(",:"), _COLOURS[i % len(_COLOURS)])
+
+
+def positions(
+    curves: Mapping[str, Sequence[float]],
+    ylabel: str = "conditional entropy (bits)",
+    dashed: Sequence[str] = (),
+    marks: Mapping[str, int] | None = None,
+    ax: Axes | None = None,
+    log_x: bool = False,
+) -> Figure:
+    """Curves over positions 1..T.
+
+    Args:
+        curves: label → values [T]; labels that start with an arm's name take its colour.
+        dashed: labels drawn dashed without markers (bounds, ideal curves).
+        marks: label → position of a vertical line (a cliff), one-based.
+    """
+    figure = None
+    if ax is None:
+        figure, ax = axes()
+    for i, (label, values) in enumerate(curves.items()):
+        t = np.arange(1, len(values) + 1)
+        style = {"linestyle": "--", "linewidth": 1.3} if label in dashed else {"marker": "o"}
+        ax.plot(t, values, label=label, color=colour(label, i), **style)
+    for i, (label, t) in enumerate((marks or {}).items()):
+        ax.axvline(t, color=colour(label, i), linestyle=":", linewidth=1.5)
+        ax.annotate(
+            label, (t, 1), xycoords=("data", "axes fraction"), xytext=(3, -2 - 12 * i),
+            textcoords="offset points", va="top", fontsize=9, color=colour(label, i),
+        )  # fmt: skip
+    ax.set(xlabel="position t", ylabel=ylabel)
+    ax.set_ylim(bottom=0)
+    if log_x:
+        ax.set_xscale("log")
+    if len(curves) > 1:
+        ax.legend()
+    return figure or ax.figure
+
+
+def lines(
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    dashed: Sequence[str] = (),
+    log_x: bool = False,
+) -> Figure:
+    """Curves over a common x axis."""
+    figure, ax = axes()
+    for i, (label, values) in enumerate(curves.items()):
+        style = {"linestyle": "--"} if label in dashed else {"marker": "o"}
+        ax.plot(x, values, label=label, color=colour(label, i), **style)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if log_x:
+        ax.set_xscale("log")
+    if len(curves) > 1:
+        ax.legend()
+    return figure
+
+
+def heatmap(
+    values: np.ndarray, x: Sequence, y: Sequence, xlabel: str, ylabel: str, label: str,
+    annotate: str | None = None,
+) -> Figure:  # fmt: skip
+    """Values [len(y), len(x)] as colours; `annotate` is a format such as ".0f"."""
+    figure, ax = axes(size=(7.0, 4.2))
+    sns.heatmap(
+        values, xticklabels=x, yticklabels=y, cmap="viridis", ax=ax, annot=annotate is not None,
+        fmt=annotate or "", cbar_kws={"label": label}, annot_kws={"fontsize": 8},
+    )  # fmt: skip
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def image_grid(rows: Mapping[str, object], columns: Sequence[str] | None = None) -> Figure:
+    """Rows of images: label → uint8 [n, C, H, W]; all rows have the same n."""
+    count = max(len(images) for images in rows.values())  # type: ignore[arg-type]
+    size = (7.0, 7.0 * len(rows) / count + 0.3)
+    figure, ax = axes(len(rows), count, size, squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    for r, (label, images) in enumerate(rows.items()):
+        for c in range(count):
+            cell = ax[r, c]
+            cell.set(xticks=[], yticks=[])
+            cell.grid(False)
+            sns.despine(ax=cell, left=True, bottom=True)
+            if c < len(images):  # type: ignore[arg-type]
+                pixels = np.asarray(images[c]).transpose(1, 2, 0)  # type: ignore[index]
+                grey = pixels.shape[-1] == 1
+                cell.imshow(pixels[..., 0] if grey else pixels, cmap="gray", vmin=0, vmax=255)
+            if columns and r == 0:
+                cell.set_title(columns[c], fontsize=8)
+        ax[r, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    return figure

@@ -1,0 +1,351 @@
+"""Refining groups of sequences that share a prefix: the exact counting behind `entropy`.
+
+All that a plug-in entropy needs is how many sequences share each prefix. One 64-bit key per
+sequence holds, from the top, the number of its group, as many further positions as fit, and its
+row. Sorting the keys once lines up the groups of every packed position: two neighbours part at the
+position of their highest differing bit. Groups of one sequence can never split again and are
+dropped, so the work falls to nothing after the cliff.
+
+Memory beside the matrix: at most 32 bytes a sequence (four columns of 64-bit keys). The matrix is
+read in blocks of `BLOCK` rows, only at the positions that still matter, so a position-major memmap
+is read column by column and a row-major one in a single pass from front to back. Later passes
+read only the rows that still share their prefix with another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+BLOCK = 1 << 14  # rows a thread handles at once: one block of a few columns stays in its cache
+SAMPLE = 1 << 16  # rows looked at to guess how many bits each position needs
+KEY_BITS = 63  # keys are non-negative int64, which NumPy and torch both sort
+ROOT = 64  # larger than any bit length: marks where the first group starts
+
+
+@dataclass(frozen=True)
+class Field:
+    """`bits` bits of the tokens of one position, above the `shift` lowest."""
+
+    position: int
+    shift: int
+    bits: int
+
+
+def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[Any, Any]]:
+    """Yield, position by position, the groups of sequences that share their prefix.
+
+    Args:
+        codes: integer array [N, T], NumPy (any strides, memmaps too) or torch on any device.
+        rows: the rows to look at, ascending; default all.
+        arrays: how to compute (`NumPyArrays` or `TorchArrays`); default by the type of `codes`.
+
+    Yields:
+        sizes, parents: integer arrays with one entry for each group of two or more sequences that
+        agree up to and including the position: its size, and the size of the group it was part of
+        one position before. Ends before position T when every sequence has become unique.
+
+    Raises:
+        ValueError: a token that is read is negative or does not fit in 63 bits.
+    """
+    xp = arrays or (NumPyArrays if isinstance(codes, np.ndarray) else TorchArrays)
+    n, length = (codes.shape[0] if rows is None else len(rows)), codes.shape[1]
+    group, groups, outer = None, 1, None
+    position, pending = 0, None  # `pending` bits of `position` are still unread
+    while position < length and n > 1:
+        index_bits, group_bits = (n - 1).bit_length(), (groups - 1).bit_length()
+        room = KEY_BITS - index_bits - group_bits
+        widths = _Widths(codes, rows, n)
+        if pending is not None:
+            widths.known[position] = pending
+        while True:
+            fields = _plan(widths, position, length, room)
+            keys, most = xp.pack(codes, rows, group, fields, n, index_bits)
+            wrong = [f for f, m in zip(fields, most, strict=True) if m >> widths(f.position)]
+            if pending is not None:  # its upper bits were seen already, for all rows
+                wrong = [f for f in wrong if f.position != position]
+            if not wrong:
+                break
+            widths.known |= {
+                f.position: m.bit_length() for f, m in zip(fields, most, strict=True) if f in wrong
+            }
+        group = None  # lives on in the keys
+        keys = xp.sort(keys)
+        lengths = xp.differing_bits(keys, index_bits)
+        low = above = sum(f.bits for f in fields)
+        live = lengths
+        for field in fields:
+            low -= field.bits
+            starts = xp.where(live > low)
+            sizes = xp.sizes(starts, len(live))
+            first = live[starts] > above  # children that open their parent's run
+            among = outer if outer is not None else xp.sizes(starts[first], len(live))
+            several = sizes > 1
+            parents = among[xp.running(first)[several] - 1]
+            outer = None
+            alone = len(live) - int(sizes[several].sum())
+            if alone == len(live):
+                return
+            if field.shift == 0:
+                yield sizes[several], parents
+            if 2 * alone > len(live):
+                live = xp.without(live, starts[~several])
+            above = low
+        done = field.shift == 0
+        position, pending = field.position + done, (None if done else field.shift)
+        outer = None if done else parents
+        if position < length:
+            del live, starts, sizes, first, among, several
+            rows, group, groups = xp.survivors(keys, lengths > low, rows, index_bits, codes)
+            n = len(rows)
+
+
+class _Widths:
+    """Bits that the tokens of a position need, guessed from the first rows unless known."""
+
+    def __init__(self, codes: Any, rows: Any, n: int) -> None:
+        self.codes, self.known = codes, {}
+        self.rows = slice(0, min(n, SAMPLE)) if rows is None else rows[:SAMPLE]
+
+    def __call__(self, position: int) -> int:
+        if position not in self.known:
+            most = int(self.codes[self.rows, position].max())
+            self.known[position] = max(most, 0).bit_length()
+        return self.known[position]
+
+
+def _plan(widths: _Widths, position: int, length: int, room: int) -> list[Field]:
+    """Positions that fit into `room` bits; the upper bits of one position if not even that fits."""
+    fields: list[Field] = []
+    for t in range(position, length):
+        bits = widths(t)
+        if bits > room:
+            return fields or [Field(t, bits - room, room)]
+        fields.append(Field(t, 0, bits))
+        room -= bits
+    return fields
+
+
+def refuse(value: int, row: int, position: int, dtype: Any) -> None:
+    """Raise the error for a token that is negative as int64."""
+    what = f"{value} is negative" if value < 0 else f"{value} does not fit in 63 bits"
+    raise ValueError(
+        f"codes ({dtype}) must hold tokens from 0 to 2^63-1, but the token at row {row}, "
+        f"position {position} (both zero-based): {what}"
+    )
+
+
+class NumPyArrays:
+    """The steps of `refine` on host arrays, over all cores that this process may use."""
+
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+    @classmethod
+    def each(cls, work: Any, n: int, block: int) -> list:
+        """Run work(start, stop) over blocks of range(n), in threads if there are several."""
+        spans = [(lo, min(lo + block, n)) for lo in range(0, n, block)]
+        if len(spans) == 1 or cls.threads == 1:
+            return [work(*span) for span in spans]
+        with ThreadPoolExecutor(cls.threads) as pool:
+            return list(pool.map(lambda span: work(*span), spans))
+
+    @classmethod
+    def pack(
+        cls, codes: Any, rows: Any, group: Any, fields: list[Field], n: int, index_bits: int
+    ) -> tuple[Any, list[int]]:
+        """Keys [n] int64, and the largest token of each field's position."""
+        keys = np.empty(n, np.int64)
+
+        def work(lo: int, hi: int) -> list[int]:
+            key = keys[lo:hi]
+            key[:] = 0 if group is None else group[lo:hi]
+            where = slice(lo, hi) if rows is None else rows[lo:hi]
+            most = []
+            for field in fields:
+                tokens = codes[where, field.position].astype(np.int64)
+                if tokens.min() < 0:
+                    at = int(tokens.argmin())
+                    row = lo + at if rows is None else int(rows[lo + at])
+                    refuse(int(codes[row, field.position]), row, field.position, codes.dtype)
+                most.append(int(tokens.max()))
+                if field.shift:
+                    tokens >>= field.shift
+                tokens &= (1 << field.bits) - 1
+                key <<= field.bits
+                key |= tokens
+            key <<= index_bits
+            key |= np.arange(lo, hi)
+            return most
+
+        return keys, np.max(cls.each(work, n, BLOCK), axis=0).tolist()
+
+    @classmethod
+    def sort(cls, keys: Any) -> Any:
+        """Sort in place: a run for each thread, then merge (NumPy's stable sort merges runs)."""
+        share = max(-(-len(keys) // cls.threads), BLOCK)
+        if len(cls.each(lambda lo, hi: keys[lo:hi].sort(), len(keys), share)) > 1:
+            keys.sort(kind="stable")
+        return keys
+
+    @classmethod
+    def differing_bits(cls, keys: Any, index_bits: int) -> Any:
+        """uint8 [n]: length in bits of what differs from the key before, without the row."""
+        lengths = np.empty(len(keys), np.uint8)
+        lengths[0] = ROOT
+
+        def work(lo: int, hi: int) -> None:
+            lengths[lo + 1 : hi + 1] = np.maximum(
+                _exponent(keys[lo + 1 : hi + 1] ^ keys[lo:hi], index_bits, np.float64), 0
+            )
+
+        if len(keys) > 1:
+            cls.each(work, len(keys) - 1, 4 * BLOCK)
+        return lengths
+
+    @staticmethod
+    def where(mask: Any) -> Any:
+        found = np.flatnonzero(mask)
+        return found.astype(np.int32) if len(mask) < 1 << 31 else found
+
+    @staticmethod
+    def sizes(starts: Any, end: int) -> Any:
+        sizes = np.empty_like(starts)
+        np.subtract(starts[1:], starts[:-1], out=sizes[:-1])
+        sizes[-1] = end - starts[-1]
+        return sizes
+
+    @staticmethod
+    def running(mask: Any) -> Any:
+        return np.cumsum(mask, dtype=np.int32 if len(mask) < 1 << 31 else np.int64)
+
+    @staticmethod
+    def without(live: Any, places: Any) -> Any:
+        keep = np.ones(len(live), bool)
+        keep[places] = False
+        return live[keep]
+
+    @classmethod
+    def survivors(
+        cls, keys: Any, opens: Any, rows: Any, index_bits: int, codes: Any
+    ) -> tuple[Any, Any, int]:
+        """Rows in groups of two or more, their dense group numbers, and how many groups."""
+        keep = ~opens
+        keep[:-1] |= ~opens[1:]
+        group = cls.running(opens[keep]) - 1
+        groups = int(group[-1]) + 1
+        kept = keys[keep]
+        kept &= (1 << index_bits) - 1
+        if rows is not None:
+            kept = rows[kept].astype(np.int64)
+        if codes.strides[0] > codes.strides[1]:  # row-major: read it from front to back
+            bits = (groups - 1).bit_length()
+            kept <<= bits
+            kept |= group
+            cls.sort(kept)
+            group = cls._small(kept & ((1 << bits) - 1))
+            kept >>= bits
+        return cls._small(kept), group, groups
+
+    @staticmethod
+    def _small(values: Any) -> Any:
+        return values.astype(np.int32) if int(values.max()) < 1 << 31 else values
+
+    @staticmethod
+    def histogram(sizes: Any) -> tuple[Any, Any]:
+        """Distinct sizes, ascending, and how often each occurs (int64)."""
+        large = sizes > 1 << 16  # keeps the counting table small
+        if not large.any():
+            often = np.bincount(sizes)
+            values = np.flatnonzero(often)
+            return values, often[values]
+        values, often = np.unique(sizes, return_counts=True)
+        return values.astype(np.int64), often
+
+
+class TorchArrays:
+    """The steps of `refine` on the tensor's own device."""
+
+    @staticmethod
+    def pack(
+        codes: Any, rows: Any, group: Any, fields: list[Field], n: int, index_bits: int
+    ) -> tuple[Any, list[int]]:
+        import torch
+
+        index = torch.arange(n, device=codes.device)
+        keys = torch.zeros_like(index) if group is None else group.clone()
+        ranges = []
+        for field in fields:
+            tokens = codes[:, field.position] if rows is None else codes[rows, field.position]
+            tokens = tokens.to(torch.int64)
+            ranges.append(torch.stack([tokens.min(), tokens.max()]))
+            keys <<= field.bits
+            keys |= (tokens >> field.shift) & ((1 << field.bits) - 1)
+        least, most = torch.stack(ranges).cpu().numpy().T.tolist()
+        for field, smallest in zip(fields, least, strict=True):
+            if smallest < 0:
+                tokens = codes[:, field.position].to(torch.int64)
+                row = int(tokens.argmin())
+                refuse(smallest, row, field.position, codes.dtype)
+        return (keys << index_bits) | index, most
+
+    @staticmethod
+    def sort(keys: Any) -> Any:
+        return keys.sort().values
+
+    @staticmethod
+    def differing_bits(keys: Any, index_bits: int) -> Any:
+        import torch
+
+        lengths = torch.full((len(keys),), ROOT, dtype=torch.uint8, device=keys.device)
+        lengths[1:] = _exponent(keys[1:] ^ keys[:-1], index_bits, torch.float64).clamp_(min=0)
+        return lengths
+
+    @staticmethod
+    def where(mask: Any) -> Any:
+        return mask.nonzero()[:, 0]
+
+    @staticmethod
+    def sizes(starts: Any, end: int) -> Any:
+        return starts.diff(append=starts.new_tensor([end]))
+
+    @staticmethod
+    def running(mask: Any) -> Any:
+        return mask.cumsum(0)
+
+    @staticmethod
+    def without(live: Any, places: Any) -> Any:
+        keep = live >= 0
+        keep[places] = False
+        return live[keep]
+
+    @staticmethod
+    def survivors(
+        keys: Any, opens: Any, rows: Any, index_bits: int, codes: Any
+    ) -> tuple[Any, Any, int]:
+        keep = ~opens
+        keep[:-1] |= ~opens[1:]
+        group = opens[keep].cumsum(0) - 1
+        index = keys[keep] & ((1 << index_bits) - 1)
+        return (index if rows is None else rows[index]), group, int(group[-1]) + 1
+
+    @staticmethod
+    def histogram(sizes: Any) -> tuple[Any, Any]:
+        values, often = sizes.unique(return_counts=True)
+        return values.cpu().numpy(), often.cpu().numpy()
+
+
+def _exponent(differ: Any, index_bits: int, double: Any) -> Any:
+    """Bit lengths of non-negative int64 values without their lowest bits; ≤ 0 where nothing is left.
+
+    The exponent of a double is its highest bit. Clearing the bit below the highest first keeps
+    the conversion from rounding up to the next power of two.
+    """
+    differ = differ >> index_bits
+    differ &= ~(differ >> 1)
+    real = differ.astype(double) if isinstance(differ, np.ndarray) else differ.to(double)
+    return (real.view(differ.dtype) >> 52) - 1022
