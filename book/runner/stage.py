@@ -1,0 +1,115 @@
+"""Executed notebooks and pages -> a staging folder -> HTML through Jupyter Book."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from runner.chapters import INJECTED, PARAMETERS, Book, Chapter
+
+STATISTICS = "<!-- run statistics -->"  # where appendix_environment.md gets its tables
+
+
+def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The source as it is now, with the outputs and the injected cell of its execution.
+
+    Prose and cell metadata may have changed since; the code cells are the same, in order.
+    """
+    staged = copy.deepcopy(source)
+    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+    injected = [cell for cell in ran if INJECTED in cell.metadata.get("tags", [])]
+    ran = [cell for cell in ran if INJECTED not in cell.metadata.get("tags", [])]
+    code = [cell for cell in staged.cells if cell.cell_type == "code"]
+    for cell, result in zip(code, ran, strict=True):
+        cell.outputs, cell.execution_count = result.outputs, result.execution_count
+    for index, cell in enumerate(staged.cells):
+        if PARAMETERS in cell.metadata.get("tags", []):
+            staged.cells[index + 1 : index + 1] = injected
+            break
+    return staged
+
+
+def stage(book: Book, out: Path, chapters: list[Chapter], statistics: str) -> Path:
+    """Lay out `out/stage`: what Jupyter Book reads. Names equal those in the sources' folder."""
+    folder = out / "stage"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(book.folder / "_assets", folder / "_assets")
+    for bibliography in book.folder.glob("*.bib"):
+        shutil.copy(bibliography, folder)
+    pages = [path for path in book.pages().values() if path and path.suffix == ".md"]
+    for page in pages:
+        text = page.read_text(encoding="utf-8").replace(STATISTICS, statistics)
+        (folder / page.name).write_text(text, encoding="utf-8")
+    for chapter in chapters:
+        executed = nbformat.read(out / "notebooks" / f"{chapter.name}.ipynb", as_version=4)
+        nbformat.write(merge(chapter.read(), executed), folder / f"{chapter.name}.ipynb")
+    toc = (book.folder / "_toc.yml").read_text(encoding="utf-8")
+    if len(chapters) < len(book.chapters()):  # a few chapters: a small book of its own
+        names = [chapter.name for chapter in chapters] + [page.stem for page in pages]
+        entries = [{"file": name} for name in names]
+        toc = yaml.safe_dump(
+            {"format": "jb-book", "root": entries[0]["file"], "chapters": entries[1:]}
+        )
+    (folder / "_toc.yml").write_text(toc, encoding="utf-8")
+    return folder
+
+
+def html(book: Book, out: Path, strict: bool) -> Path | None:
+    """Build `out/html` from `out/stage` unless it is up to date; None if Jupyter Book objects.
+
+    `strict`: any warning is an error, every reference has to resolve. A single chapter cannot be
+    strict, since it refers to pages that are not there.
+    """
+    target, key_file = out / "html", out / "html.key"
+    key = _key(book, out / "stage", strict)
+    if target.exists() and key_file.exists() and key_file.read_text() == key:
+        return target
+    work = out / "jupyter-book"  # always from nothing, so that no stale page survives
+    shutil.rmtree(work, ignore_errors=True)
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(out / "stage")]
+    command += ["--config", str(book.root / "_config.yml"), "--path-output", str(work)]
+    command += ["--keep-going", *(["-W", "-n"] if strict else [])]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "0"},
+    )
+    log = out / "logs" / "html.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    log.write_text(text, encoding="utf-8")
+    if done.returncode:
+        found = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
+        for line in found or text.splitlines()[-12:]:
+            print(f"    {line}", file=sys.stderr)
+        print(f"Jupyter Book failed; its log: {log}", file=sys.stderr)
+        return None
+    shutil.rmtree(target, ignore_errors=True)
+    (work / "_build" / "html").rename(target)
+    shutil.rmtree(work)
+    key_file.write_text(key)
+    return target
+
+
+def _key(book: Book, folder: Path, strict: bool) -> str:
+    """Hash of all that the pages are made from."""
+    digest = hashlib.sha256(f"{version('jupyter-book')} {strict}".encode())
+    extensions = (book.folder / "_ext").glob("*.py")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in [book.root / "_config.yml", *sorted(extensions), *sorted(files)]:
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
