@@ -44,13 +44,13 @@ def read_vendored(name: str) -> bytes:
             f"{name} is not listed in {root / 'MANIFEST.json'}: set VCQ_DATA to the data/ folder "
             "of a clone of the project"
         )
-    expected = f"{entry['bytes']} bytes with SHA-256 {entry['sha256'][:16]}…"
+    expected = f"expected {entry['bytes']} bytes with SHA-256 {entry['sha256'][:16]}…"
     restore = f"restore it with `git checkout -- data/{name}`"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing (expected {expected}): {restore}")
+        raise FileNotFoundError(f"{path} is missing ({expected}): {restore}")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise ValueError(f"{path} is damaged ({len(content)} bytes, expected {expected}): {restore}")
+        raise ValueError(f"{path} is damaged ({expected}): {restore}")
     return gzip.decompress(content) if name.endswith(".gz") else content
 
 
