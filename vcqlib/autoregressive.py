@@ -168,6 +168,18 @@ class ARModel(nn.Module):
         sizes = torch.as_tensor(self.config.codebook_sizes, device=device)
         return torch.arange(self.config.vocabulary, device=device) >= sizes[:, None]
 
+    def _check_request(self, labels: Tensor, prefix: Tensor | None) -> None:
+        """Raise ValueError for labels or a prefix that `generate` cannot use."""
+        wrong = ((labels < 0) | (labels > self.null_label)).nonzero()
+        if len(wrong):
+            i = int(wrong[0])
+            raise ValueError(f"label {int(labels[i])} at row {i} is outside 0..{self.null_label}")
+        n, length = len(labels), self.config.length
+        if prefix is not None and (
+            prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > length
+        ):
+            raise ValueError(f"prefix must be [{n}, m <= {length}], got {tuple(prefix.shape)}")
+
     @torch.no_grad()
     def generate(
         self,
@@ -193,6 +205,11 @@ class ARModel(nn.Module):
         """
         if temperature < 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
+        if top_k < 0:
+            raise ValueError(f"top_k must be 0 (all) or more, got {top_k}")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+        self._check_request(labels, prefix)
         was_training = self.training
         self.eval()
         c, batch, guided = self.config, len(labels), cfg_scale != 1.0
