@@ -1,0 +1,151 @@
+"""The verdict rule on synthetic records, one for each verdict and each reason."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from vcqlib.scorecard import (
+    DIRECTION,
+    NOT,
+    REPRODUCED,
+    UNTESTABLE,
+    VERDICTS,
+    Effect,
+    judge_effect,
+    judge_identity,
+    judge_share,
+    paired_effect,
+    worst,
+)
+
+UNIFORM = [170.0, 180.0, 175.0]
+
+
+def record(ratios, control=UNIFORM):
+    """A study of one pair of arms: the control's values times the given ratios."""
+    return paired_effect([r * c for r, c in zip(ratios, control, strict=True)], control)
+
+
+def test_effect_is_the_geometric_mean_with_the_textbook_interval():
+    ratios = [0.5, 0.7, 0.6]
+    effect = record(ratios)
+    logs = [math.log(r) for r in ratios]
+    mean = sum(logs) / 3
+    low, high = stats.t.interval(0.95, 2, loc=mean, scale=stats.sem(logs))
+    assert effect.ratio == pytest.approx(math.exp(mean))
+    assert (effect.low, effect.high) == pytest.approx((math.exp(low), math.exp(high)))
+    assert effect.seeds == 3
+
+
+def test_swapping_the_arms_inverts_effect_and_interval():
+    treatment = [100.0, 90.0, 130.0]
+    there, back = paired_effect(treatment, UNIFORM), paired_effect(UNIFORM, treatment)
+    assert back.ratio == pytest.approx(1 / there.ratio)
+    assert (back.low, back.high) == pytest.approx((1 / there.high, 1 / there.low))
+
+
+def test_pairing_matters():
+    """Seeds that move both arms together leave a narrow interval; shuffled, they do not."""
+    control = [100.0, 200.0, 400.0]
+    paired = record([0.8, 0.81, 0.79], control)
+    shuffled = paired_effect([80.0, 162.0, 316.0], control[::-1])
+    assert paired.high < 1 < shuffled.high
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_seeds_have_no_interval(n):
+    effect = paired_effect([80.0] * n, [100.0] * n)
+    assert effect.low is None and effect.high is None
+    assert effect.interval() == {1: "one seed", 2: "2 seeds: too few"}[n]
+
+
+def test_interval_is_written_out():
+    assert Effect(0.6, 0.512, 0.703, 3).interval() == "0.51 to 0.70"
+
+
+def test_reproduced_needs_direction_certainty_and_size():
+    assert judge_effect(record([0.50, 0.52, 0.51]), smaller=True, paper=0.529) == REPRODUCED
+    assert judge_effect(record([0.50, 0.55, 0.56]), smaller=True, paper=0.529) == REPRODUCED
+    assert judge_effect(record([0.90, 0.91, 0.92]), smaller=True) == REPRODUCED  # no size claimed
+
+
+def test_a_smaller_effect_than_the_papers_is_direction_only():
+    effect = record([0.90, 0.91, 0.92])
+    assert effect.high < 1
+    assert judge_effect(effect, smaller=True, paper=0.529) == DIRECTION
+
+
+def test_an_interval_that_holds_one_is_direction_only():
+    effect = record([0.6, 1.2, 0.9])
+    assert effect.low < 1 < effect.high and effect.ratio < 1
+    assert judge_effect(effect, smaller=True) == DIRECTION
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("ratio", [0.9, 0.1])
+def test_too_few_seeds_are_at_most_direction_only(n, ratio):
+    effect = paired_effect([100.0 * ratio] * n, [100.0] * n)
+    assert judge_effect(effect, smaller=True, paper=0.529) == DIRECTION
+
+
+def test_the_wrong_side_is_not_reproduced():
+    assert judge_effect(record([1.1, 1.3, 1.2]), smaller=True) == NOT
+    assert judge_effect(paired_effect([100.0], [100.0]), smaller=True) == NOT
+    assert judge_effect(record([0.9, 0.8, 0.9]), smaller=False, paper=1.62) == NOT
+
+
+def test_no_measurement_or_no_floor_is_not_testable():
+    assert judge_effect(None, smaller=True) == UNTESTABLE
+    assert judge_effect(record([0.5, 0.5, 0.51]), smaller=True, floors=False) == UNTESTABLE
+
+
+def test_larger_is_the_mirror_of_smaller():
+    for ratios in ([0.5, 0.52, 0.51], [0.9, 0.91, 0.92], [0.6, 1.2, 0.9], [1.1, 1.3, 1.2]):
+        below = judge_effect(record(ratios), smaller=True, paper=0.529)
+        above = judge_effect(record([1 / r for r in ratios]), smaller=False, paper=1 / 0.529)
+        assert below == above
+
+
+@pytest.mark.parametrize(
+    ("holds", "verdict"), [(True, REPRODUCED), (False, NOT), (None, UNTESTABLE)]
+)
+def test_identity(holds, verdict):
+    assert judge_identity(holds) == verdict
+
+
+@pytest.mark.parametrize(
+    ("share", "seeds", "verdict"),
+    [
+        (0.999, 3, REPRODUCED),
+        (0.999, 1, DIRECTION),
+        (0.86, 3, DIRECTION),
+        (0.3, 3, NOT),
+        (None, 0, UNTESTABLE),
+    ],
+)
+def test_share(share, seeds, verdict):
+    assert judge_share(share, whole=0.99, part=0.5, seeds=seeds) == verdict
+
+
+def test_worst_is_the_most_cautious():
+    assert worst(REPRODUCED, DIRECTION) == DIRECTION
+    assert worst(REPRODUCED, UNTESTABLE) == UNTESTABLE
+    assert worst(UNTESTABLE, NOT) == NOT
+    assert [worst(v) for v in VERDICTS] == list(VERDICTS)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: paired_effect([1.0, 2.0], [1.0]), "2 and 1"),
+        (lambda: paired_effect([], []), "0 and 0"),
+        (lambda: paired_effect([0.0], [1.0]), "0.0"),
+        (lambda: paired_effect([float("nan")], [1.0]), "nan"),
+        (lambda: judge_effect(None, smaller=True, paper=1.62), "1.62"),
+        (lambda: worst("won"), "'won'"),
+    ],
+)
+def test_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
