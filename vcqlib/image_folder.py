@@ -93,7 +93,7 @@ def decode_images(paths: tuple[Path, ...], image_size: int | None = None) -> np.
     Raises ValueError naming the file that is broken, too large, of another size, or in a mode
     that 8 bits cannot hold.
     """
-    channels = 1 if all(_mode(path) in GREY for path in paths) else 3
+    channels = 1 if {_mode(path) for path in paths} <= GREY else 3
     first = _decode(paths[0], channels, image_size)
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
     for image, path in zip(images, paths, strict=True):
@@ -113,8 +113,8 @@ def _open(path: Path) -> Image.Image:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             limit = Image.MAX_IMAGE_PIXELS
             raise ValueError(f"{path} has more than {limit} pixels: scale it down") from None
-        except (UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} is not an image that Pillow can read ({error})") from None
+        except (UnidentifiedImageError, SyntaxError, ValueError):
+            raise ValueError(f"{path} is no image that Pillow can read: remove it") from None
 
 
 def _mode(path: Path) -> str:
