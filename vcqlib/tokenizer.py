@@ -40,9 +40,7 @@ class TokenizerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.backbone == "vit" and self.image_size % self.patch:
-            raise ValueError(
-                f"image_size {self.image_size} is not divisible by patch {self.patch}"
-            )
+            raise ValueError(f"image_size {self.image_size} is not divisible by patch {self.patch}")
 
     @property
     def length(self) -> int:
@@ -181,7 +179,8 @@ class Tokenizer(nn.Module):
         c = self.config
         expected = (c.channels, c.image_size, c.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images must be [B, {expected}], got {tuple(images.shape)}")
+            shape = ", ".join(map(str, expected))
+            raise ValueError(f"images must be [B, {shape}], got {tuple(images.shape)}")
         if not images.is_floating_point():
             raise ValueError(f"images must be float in [-1, 1], got {images.dtype}")
 

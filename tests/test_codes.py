@@ -1,0 +1,75 @@
+"""The token store: what is written comes back, what is wrong is refused by name."""
+
+import numpy as np
+import pytest
+
+from vcqlib.codes import open_codes, write_codes
+
+SIZES = (2, 7, 300)
+
+
+def sample(n=50, sizes=SIZES):
+    rng = np.random.default_rng(0)
+    return np.stack([rng.integers(0, k, n) for k in sizes], 1), rng.integers(0, 10, n)
+
+
+def test_round_trip_memory_mapped(tmp_path):
+    codes, labels = sample()
+    write_codes(tmp_path, codes, labels, SIZES, {"arm": "x"})
+    store = open_codes(tmp_path)
+    assert np.array_equal(store.codes, codes) and np.array_equal(store.labels, labels)
+    assert store.sizes == SIZES and store.info == {"arm": "x"}
+    assert store.codes.dtype == np.uint16 and store.labels.dtype == np.int64
+    base = store.codes
+    while not isinstance(base, np.memmap):
+        base = base.base
+    assert base.mode == "r" and store.codes.T.flags.c_contiguous  # position-major on disk
+
+
+@pytest.mark.parametrize(("k", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_the_largest_code_survives(tmp_path, k, dtype):
+    write_codes(tmp_path, np.asarray([[k - 1]]), np.zeros(1), (k,))
+    codes = open_codes(tmp_path).codes
+    assert codes.dtype == dtype and codes[0, 0] == k - 1
+
+
+@pytest.mark.parametrize(("value", "row", "column"), [(7, 3, 1), (-1, 9, 2)])
+def test_out_of_range_codes_are_named_and_nothing_is_written(tmp_path, value, row, column):
+    codes, labels = sample()
+    codes[row, column] = value
+    with pytest.raises(ValueError, match=f"code {value} of image {row} at position {column + 1}"):
+        write_codes(tmp_path / "store", codes, labels, SIZES)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("cut", [lambda c, y: (c[:, :2], y), lambda c, y: (c, y[:-1])])
+def test_shapes_must_fit(tmp_path, cut):
+    with pytest.raises(ValueError, match="do not fit"):
+        write_codes(tmp_path, *cut(*sample()), SIZES)
+
+
+@pytest.mark.parametrize("name", ["codes.npy", "labels.npy"])
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_damaged_files_are_named(tmp_path, name, damage):
+    write_codes(tmp_path, *sample(), SIZES)
+    path = tmp_path / name
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw if damage == "flip" else raw[:-10])
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        open_codes(tmp_path)
+
+
+def test_a_sidecar_of_another_format_or_size_is_refused(tmp_path):
+    write_codes(tmp_path, *sample(), SIZES)
+    sidecar = tmp_path / "codes.json"
+    text = sidecar.read_text()
+    sidecar.write_text(text.replace('"format": 1', '"format": 9'))
+    with pytest.raises(ValueError, match="format 9 is not 1; encode the images again"):
+        open_codes(tmp_path)
+    sidecar.write_text(text.replace('"images": 50', '"images": 51'))
+    with pytest.raises(ValueError, match=r"holds \(50, 3\), its sidecar says \(51, 3\)"):
+        open_codes(tmp_path)
+    sidecar.write_text(text[:-20])
+    with pytest.raises(ValueError, match="codes.json is not valid JSON"):
+        open_codes(tmp_path)
