@@ -370,7 +370,8 @@ def _measure(e: Experiment, name: str) -> dict:
     for label, step in (("last", e.ar_steps), ("best", run.best_step)):
         drawn = generate(e, run.at(step))
         features = extract(drawn.images)
-        precision, recall = evaluation.precision_recall(reference, features)
+        n = min(len(reference), len(features))  # precision and recall need equal counts
+        precision, recall = evaluation.precision_recall(reference[:n], features[:n])
         result[label] = {
             "step": step,
             "gfd": evaluation.frechet_distance(features, reference),
