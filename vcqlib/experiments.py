@@ -53,10 +53,10 @@ class Experiment:
     balance: bool = True
     tokenizer: str = "mlp"
     tokenizer_steps: int = 3000
-    tokenizer_batch: int = 256
+    tokenizer_batch: int = 128
     ar: str = "tiny"
-    ar_steps: int = 1300
-    ar_batch: int = 256
+    ar_steps: int = 1500
+    ar_batch: int = 128
     dropout: float = 0.1
     n_samples: int = 5000
     device: str = "auto"
@@ -165,7 +165,7 @@ def tokenizer(e: Experiment) -> Tokenizer:
         with training.own_randomness(e.torch_device):
             torch.manual_seed(e.seed)
             model = Tokenizer(config).to(e.torch_device)
-        recipe = training.Recipe(e.tokenizer_steps, e.tokenizer_batch, lr=1e-3, seed=e.seed)
+        recipe = training.Recipe(e.tokenizer_steps, e.tokenizer_batch, lr=2e-3, seed=e.seed)
         training.train_tokenizer(model, data.images, recipe, folder)
         _save(folder, model, config.to_dict())
 
@@ -277,7 +277,7 @@ def ar(e: Experiment) -> ARRun:
                 save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()},
                           temporary)  # fmt: skip
 
-        recipe = training.Recipe(e.ar_steps, e.ar_batch, lr=1e-3, betas=(0.9, 0.96),
+        recipe = training.Recipe(e.ar_steps, e.ar_batch, lr=2e-3, betas=(0.9, 0.96),
                                  weight_decay=0.03, seed=e.seed)  # fmt: skip
         training.train_ar(model, rows, labels, recipe, folder, evaluation_steps(e.ar_steps), evaluate)
         _save(folder, model, config.to_dict())

@@ -60,7 +60,7 @@ class TokenizerConfig:
 
 # Sizes by name. mlp: the CPU profiles. vit-b, vit-l: the recipe of arXiv 2605.06137.
 PRESETS: dict[str, dict] = {
-    "mlp": {"backbone": "mlp", "width": 512, "depth": 2},
+    "mlp": {"backbone": "mlp", "width": 384, "depth": 2},
     "mlp-tiny": {"backbone": "mlp", "width": 64, "depth": 1},
     "vit-tiny": {"backbone": "vit", "width": 96, "depth": 3, "heads": 3, "patch": 4},
     "vit-s": {"backbone": "vit", "width": 384, "depth": 6, "heads": 6, "patch": 4},
