@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "cliff_position": "theory",
     "cumulative_capacity": "theory",
-    "entropy_bound": "theory",
+    "steepest_entropy": "theory",
     "expected_conditional_entropy": "theory",
     "expected_distinct_prefixes": "theory",
     "codebook_sizes": "schedules",

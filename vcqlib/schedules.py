@@ -16,26 +16,37 @@ are this project's choice. u = min(1, (t − 1)/(ramp − 1)) runs from 0 to 1 a
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
+from operator import index
 
 import numpy as np
 
 GROWING = ("uniform", "doubling", "loglinear", "linear", "quadratic", "cosine")
 CONTROLS = ("reversed", "matched")
+LARGEST = 2**32  # up to here a size that went through log2 rounds back to itself
 
 
 def _round_half_up(x: np.ndarray) -> np.ndarray:
     return np.floor(x + 0.5).astype(np.int64)
 
 
-def _growing(name: str, length: int, k_max: int, k_min: int, ramp: int, power: float):
+def _integer(value: object, name: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _growing(name: str, length: int, k_max: int, k_min: int, ramp: int, power: float) -> np.ndarray:
     t = np.arange(length, dtype=np.float64)
     u = np.minimum(1.0, t / (ramp - 1)) if ramp > 1 else np.zeros(length)
     if name == "uniform":
         return np.full(length, k_max, dtype=np.int64)
     if name == "doubling":
-        # 2^t is cut off before it can leave the range of int64
-        return np.minimum(k_min * 2 ** np.minimum(t, 62 - k_min.bit_length()), k_max).astype(int)
+        return np.minimum(k_min * 2.0 ** np.minimum(t, 60), k_max).astype(np.int64)
     if name == "loglinear":
         low, high = np.log2(k_min), np.log2(k_max)
         return _round_half_up(2.0 ** (low + (high - low) * u**power))
@@ -65,18 +76,20 @@ def codebook_sizes(
         of: the schedule that `reversed` and `matched` refer to.
 
     Raises:
+        TypeError: length, k_max, k_min or ramp is not an integer.
         ValueError: unknown name, or a value out of range; the message names it.
     """
-    length, k_max, k_min = (int(v) for v in (length, k_max, k_min))
+    length, k_max = _integer(length, "length"), _integer(k_max, "k_max")
+    k_min = _integer(k_min, "k_min")
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
-    if not 2 <= k_min <= k_max:
-        raise ValueError(f"need 2 <= k_min <= k_max, got k_min={k_min}, k_max={k_max}")
-    ramp = length if ramp is None else int(ramp)
+    if not 2 <= k_min <= k_max <= LARGEST:
+        raise ValueError(f"need 2 <= k_min <= k_max <= 2^32, got k_min={k_min}, k_max={k_max}")
+    ramp = length if ramp is None else _integer(ramp, "ramp")
     if ramp < 1:
         raise ValueError(f"ramp must be at least 1 or None, got {ramp}")
-    if not power > 0:
-        raise ValueError(f"power must be positive, got {power}")
+    if not 0 < power < math.inf:
+        raise ValueError(f"power must be positive and finite, got {power}")
 
     if not isinstance(schedule, str):
         sizes = np.asarray(schedule)
