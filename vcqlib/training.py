@@ -149,7 +149,7 @@ def _step(
     value = loss.item()
     if not math.isfinite(value):
         raise FloatingPointError(
-            f"loss is {value} at step {step + 1}; the last checkpoint is kept: lower lr (now {r.lr})"
+            f"loss is {value} at step {step + 1}; last checkpoint kept: lower lr (now {r.lr})"
         )
     for group in optimiser.param_groups:
         group["lr"] = r.lr_at(step)
@@ -164,6 +164,22 @@ def _optimiser(model: nn.Module, r: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         model.parameters(), lr=r.lr, betas=r.betas, weight_decay=r.weight_decay, fused=True
     )
+
+
+def _open_log(folder: Path | None, start: int) -> Path | None:
+    """The run's log, without lines of steps that a resumed run does again (or half a line)."""
+    if folder is None:
+        return None
+    path = folder / "log.jsonl"
+    if path.exists():
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["step"] <= start
+        ]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+    return path
 
 
 def _log(path: Path | None, **values) -> None:
@@ -183,7 +199,7 @@ def train_tokenizer(
     optimiser = _optimiser(model, r)
     checkpoints = Checkpoints(folder, model, optimiser, r.checkpoint_minutes)
     start = checkpoints.resume()
-    log = folder / "log.jsonl" if folder else None
+    log = _open_log(folder, start)
     model.train()
     with (
         own_randomness(device),
@@ -259,7 +275,7 @@ def train_ar(
     optimiser = _optimiser(model, r)
     checkpoints = Checkpoints(folder, model, optimiser, r.checkpoint_minutes)
     start = checkpoints.resume()
-    log = folder / "log.jsonl" if folder else None
+    log = _open_log(folder, start)
     model.train()
     with (
         own_randomness(device),
