@@ -44,7 +44,7 @@ def load(name: str, folder: Path) -> Profile:
             raise suggest(f"entry in {path.name}", key, wanted)
     for key in ("threads", "timeout"):
         value = content.get(key)
-        if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+        if type(value) not in (int, float) or not 0 < value < math.inf:
             raise Refused(f"{path.name}: {key} must be a positive number, not {value!r}")
     for chapter, entry in content["chapters"].items():
         for key in entry:

@@ -32,7 +32,7 @@ class Throwaway:
             "format: jb-book\nroot: 01_first\nchapters: [{file: 02_second}, {file: notes}]\n"
         )
         (self.book / "notes.md").write_text(
-            "# Notes\n\nSee [](01_first.ipynb).\n\n<!-- run statistics -->\n"
+            "---\nnosearch: true\n---\n# Notes\n\n[](01_first.ipynb)\n\n<!-- run statistics -->\n"
         )
         (self.root / "vcqlib").mkdir()
         self.library = self.root / "vcqlib" / "one.py"
@@ -42,7 +42,7 @@ class Throwaway:
 
     def chapter(self, name: str, prose: str = "Prose.", code: str = "") -> None:
         """Write a chapter that notes each of its executions in `ran.txt`."""
-        ran = f"with open({str(self.root / 'ran.txt')!r}, 'a') as file:\n    print({name!r}, file=file)"
+        ran = f"with open({str(self.root / 'ran.txt')!r}, 'a') as f:\n    print({name!r}, file=f)"
         figure = (
             "import matplotlib.pyplot as plt\n\nfig, ax = plt.subplots(figsize=(2, 1))\n"
             "ax.plot([0, k_max])\nplt.close(fig)\nfig"
@@ -51,15 +51,21 @@ class Throwaway:
         shown = {"image": {"alt": "a line"}, "figure": {"name": f"fig-{name}", "caption": caption}}
         v4 = nbformat.v4
         cells = [
-            v4.new_markdown_cell(f"# Chapter {name[3:]}\n\n{prose} There are {{glue:text}}`k_max`."),
+            v4.new_markdown_cell(
+                f"# Chapter {name[3:]}\n\n{prose} There are {{glue:text}}`k_max`."
+            ),
             v4.new_code_cell(MARKS[name], metadata={"tags": ["parameters"]}),
-            v4.new_code_cell(f"from myst_nb import glue\n\n{ran}\nglue('k_max', k_max, display=False)"),
+            v4.new_code_cell(
+                f"from myst_nb import glue\n\n{ran}\nglue('k_max', k_max, display=False)"
+            ),
             v4.new_code_cell(code or "k_max + 1"),
             v4.new_code_cell(figure, metadata={"mystnb": shown}),
         ]
         for number, cell in enumerate(cells):
             cell["id"] = f"c{number:02d}"
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        kernel = {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
         nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), self.book / f"{name}.ipynb")
 
     def like_the_real_one(self) -> None:

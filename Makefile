@@ -1,0 +1,58 @@
+# `make` lists the targets. Every target works in a fresh clone: `env` does all the installing.
+PROFILE ?= cpu
+NAME ?= 01
+ARGS ?=
+PORT ?= 8000
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The first suitable Python of these; `make env PYTHON=/path/to/python3.12` overrides.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# Tests see no network: every Python process, kernels included, loads the guard in this folder.
+OFFLINE := PYTHONPATH=$(CURDIR)/tests/offline
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+env: $(STAMP) ## create .venv and install everything, Chromium for the browser checks included
+
+$(STAMP): requirements.txt pyproject.toml
+	@python=; for try in $(PYTHON); do \
+	  if $$try -c '$(SUITABLE)' 2>/dev/null; then python=$$try; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11, 3.12 or 3.13 is needed, found none as: $(PYTHON). Say where: make env PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; fi; \
+	[ -x $(BIN)/python ] && $(BIN)/python -c '$(SUITABLE)' || $$python -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@tests/book/chromium.sh
+	@touch $(STAMP)
+
+book: env ## execute every chapter (PROFILE=cpu) and build the book: build/cpu/html/index.html
+	$(BIN)/python book/build.py $(PROFILE) $(ARGS)
+
+smoke: env ## the same in small, on the 8x8 digits, in a few minutes
+	$(BIN)/python book/build.py smoke $(ARGS)
+
+chapter: env ## one chapter alone: make chapter NAME=03 PROFILE=smoke ARGS="-p n_images 5000"
+	$(BIN)/python book/build.py $(PROFILE) --only $(NAME) $(ARGS)
+
+test: env ## lint, tests, smoke book, checks of its pages, chapters with other parameters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) $(BIN)/python book/build.py smoke
+	$(OFFLINE) $(BIN)/python -m pytest -m "book or rerun"
+
+serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/$(PROFILE)/html
+
+bench: env ## time the library and its peers side by side
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove what was built (the environment and the cached stages stay)
+	find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: help env book smoke chapter test serve bench clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
