@@ -1,0 +1,166 @@
+"""Stages: built once, whole or absent, named by what they depend on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from vcqlib import cache
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("theory",)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("VCQ_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def builder(log, text="result"):
+    def build(folder):
+        log.append(folder)
+        (folder / "a.txt").write_text(text)
+        (folder / "sub").mkdir(exist_ok=True)
+        (folder / "sub" / "b.txt").write_text("b")
+
+    return build
+
+
+def process(code, cache_folder):
+    """A Python process that has `stage` and `log` (a file to append to)."""
+    head = (
+        "import sys, time\nfrom pathlib import Path\nfrom vcqlib.cache import stage\n"
+        f"log = Path({str(cache_folder.parent / 'log')!r})\n"
+    )
+    environment = os.environ | {"VCQ_CACHE": str(cache_folder), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", head + code], env=environment,
+                            stdout=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def test_built_once_for_each_set_of_inputs():
+    log = []
+    first = cache.stage("thing", {"x": 1}, MODULES, builder(log))
+    assert cache.stage("thing", {"x": 1}, MODULES, builder(log)) == first
+    assert len(log) == 1 and (first / "a.txt").read_text() == "result"
+    others = [("thing", {"x": 2}, MODULES), ("other", {"x": 1}, MODULES), ("thing", {"x": 1}, ())]
+    for arguments in others:
+        assert cache.stage(*arguments, builder(log)) != first
+    assert len(log) == 4
+    assert cache.key("a", {"x": 1, "y": 2}, ()) == cache.key("a", {"y": 2, "x": 1}, ())
+
+
+def test_a_failed_build_leaves_no_result():
+    def fail(folder):
+        (folder / "a.txt").write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        cache.stage("thing", {}, MODULES, fail)
+    folder = cache.stage("thing", {}, MODULES, builder([]))
+    assert (folder / "a.txt").read_text() == "result"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "sub/b.txt"])
+@pytest.mark.parametrize("damage", [lambda p: p.write_text("x"), lambda p: p.unlink()])
+def test_a_changed_file_is_named_with_the_remedy(name, damage):
+    folder = cache.stage("thing", {}, MODULES, builder([]))
+    damage(folder / name)
+    with pytest.raises(ValueError, match=f"{folder / name} is missing or damaged: delete {folder}"):
+        cache.stage("thing", {}, MODULES, builder([]))
+    shutil.rmtree(folder)
+    cache.stage("thing", {}, MODULES, builder([]))
+
+
+def test_processes_at_once_build_once(folder):
+    code = """
+def build(folder):
+    with log.open("a") as f: f.write("built\\n")
+    time.sleep(0.3)
+    (folder / "a.txt").write_text("result")
+print((stage("thing", {}, (), build) / "a.txt").read_text())
+"""
+    running = [process(code, folder) for _ in range(4)]
+    assert [p.communicate(timeout=120)[0] for p in running] == ["result\n"] * 4
+    assert (folder.parent / "log").read_text() == "built\n"
+
+
+def test_a_killed_process_leaves_nothing_that_counts(folder):
+    code = """
+def build(folder):
+    (folder / "a.txt").write_text("half")
+    (folder / ".a.txt.tmp").write_text("temporary")
+    print("here", flush=True)
+    time.sleep(600)
+stage("thing", {}, (), build)
+"""
+    running = process(code, folder)
+    assert running.stdout.readline() == "here\n"
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    running.stdout.close()
+    stage = folder / cache.key("thing", {}, ())
+    assert (stage / "a.txt").exists() and not (stage / "done.json").exists()
+    log = []
+    assert cache.stage("thing", {}, (), builder(log)) == stage
+    assert len(log) == 1 and not (stage / ".a.txt.tmp").exists()
+
+
+def test_busy_stages_are_put_off_then_waited_for(folder):
+    """While A is held elsewhere, B is done first; the holder lets go only once B is there."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        folder.mkdir()
+        with FileLock(folder / (cache.key("A", {}, ()) + ".lock")):
+            held.set()
+            done.wait(60)
+
+    order = []
+
+    def call(name):
+        def build(path):
+            order.append(name)
+            (path / "x").write_text(name)
+            if name == "B":
+                done.set()
+
+        return lambda: cache.stage(name, {}, (), build)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    with pytest.raises(cache.Busy), cache.without_waiting():
+        call("A")()
+    cache.share([call("A"), call("B")])
+    thread.join()
+    assert order == ["B", "A"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "same"),
+    [
+        (("# why\n", ""), True),
+        (('"""Doc."""', '"""Other words."""'), True),
+        (('    """Doc."""\n', ""), True),
+        (("x + 1", "x  +  1  # spaced"), True),
+        (("x + 1", "x + 2"), False),
+        (('"text"', '"other"'), False),
+    ],
+)
+def test_only_code_changes_the_key(edit, same, tmp_path, monkeypatch):
+    source = '# why\ndef f(x):\n    """Doc."""\n    y = "text"\n    return x + 1\n'
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    keys = []
+    for text in (source, source.replace(*edit)):
+        (tmp_path / "module.py").write_text(text)
+        cache.source_digest.cache_clear()
+        keys.append(cache.key("thing", {}, ("module",)))
+    cache.source_digest.cache_clear()
+    assert (keys[0] == keys[1]) == same
