@@ -43,7 +43,7 @@ def source_digest(module: str) -> str:
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                body[0].value = ast.Constant("")
+                del body[0]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
@@ -86,6 +86,8 @@ def stage(
     try:
         with lock:
             if not _intact(folder):  # another process may have finished it meanwhile
+                for leftover in folder.rglob(".*"):  # half-written by a killed process
+                    leftover.unlink()
                 start = time.monotonic()
                 build(folder)
                 files = sorted(p for p in folder.rglob("*") if p.is_file())
