@@ -1,0 +1,114 @@
+"""Every page in a real Chromium, over file://: light, dark and on a phone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+AXE = Path(__file__).with_name("axe.min.js")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+PHONE = 390  # pixels
+# Solutions and dropdowns start closed; what is hidden is not checked, so open them.
+OPEN = """() => {
+  document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
+  document.querySelectorAll('details').forEach(e => { e.open = true; });
+}"""
+TYPESET = "() => !window.MathJax || window.MathJax.startup.promise.then(() => true)"
+FORMULAS = """() => [document.querySelectorAll('.math').length,
+  document.querySelectorAll('.math > mjx-container, .math mjx-container').length,
+  document.querySelectorAll('[data-mjx-error], mjx-merror').length]"""
+WIDE = """width => {
+  const right = e => Math.round(e.getBoundingClientRect().right);
+  const all = document.documentElement.scrollWidth;
+  if (all <= width) return [];
+  return [...document.querySelectorAll('main *')].filter(e => right(e) > width + 1).slice(0, 5)
+    .map(e => `${e.tagName}.${e.className} ends at ${right(e)}`).concat([`page is ${all} px wide`]);
+}"""
+
+
+@dataclass
+class Visit:
+    """What one page did in one setting."""
+
+    page: str
+    setting: str
+    troubles: list[str] = field(default_factory=list)  # console errors, failed or outside requests
+    wide: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    formulas: tuple[int, int, int] = (0, 0, 0)  # in the source, typeset, in error
+
+
+def chromium() -> str:
+    """Path of the system's Chromium; missing, the checks fail instead of being skipped."""
+    for name in filter(None, (os.environ.get("CHROMIUM"), *NAMES)):
+        if found := shutil.which(name):
+            return found
+    raise FileNotFoundError(
+        "Chromium not found: apt-get install chromium, or set CHROMIUM=/path/to/chromium"
+    )
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, file: Path, visit: Visit, **options: Any) -> Iterator[Page]:
+    """A page over file://, its mathematics typeset; its troubles are noted in `visit`."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    note = visit.troubles.append
+    page.on("console", lambda message: message.type == "error" and note(message.text))
+    page.on("pageerror", lambda error: note(str(error)))
+    page.on("requestfailed", lambda request: note(f"failed: {request.url}"))
+    page.on("request", lambda request: _outside(request.url) and note(f"outside: {request.url}"))
+    try:
+        page.goto(file.as_uri(), wait_until="load")
+        page.wait_for_function(TYPESET)
+        yield page
+    finally:
+        context.close()
+
+
+def visit(browser: Browser, folder: Path, name: str) -> list[Visit]:
+    """One page of the book in the three settings; axe-core runs in light and dark."""
+    visits = []
+    for scheme in ("light", "dark"):
+        seen = Visit(name, scheme)
+        size = {"width": 1280, "height": 900}
+        with opened(browser, folder / name, seen, color_scheme=scheme, viewport=size) as page:
+            page.evaluate(OPEN)
+            page.add_script_tag(content=AXE.read_text("utf-8"))
+            found = page.evaluate("() => axe.run().then(result => result.violations)")
+            seen.violations = [
+                f"{rule['id']}: {node['target'][0]} {node['html'][:120]}"
+                for rule in found
+                for node in rule["nodes"]
+            ]
+            seen.formulas = tuple(page.evaluate(FORMULAS))
+        visits.append(seen)
+    seen = Visit(name, "phone")
+    size = {"width": PHONE, "height": 844}
+    with opened(browser, folder / name, seen, viewport=size, is_mobile=True) as page:
+        page.evaluate(OPEN)
+        seen.wide = page.evaluate(WIDE, PHONE)
+    return [*visits, seen]
+
+
+def _outside(url: str) -> bool:
+    return not url.startswith(("file:", "data:", "blob:", "about:"))

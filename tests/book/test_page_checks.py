@@ -1,0 +1,78 @@
+"""The page checks find what they are there to find: each is given pages with that fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from browser import launched, visit
+from pages import broken_links, images_without_alt, outside_loads
+
+GOOD = """<!doctype html><html lang="en"><head><title>Page</title>{head}</head>
+<body><main><h1 id="top">Page</h1>{body}</main></body></html>"""
+
+
+def write(folder: Path, body: str, head: str = "", name: str = "index.html") -> None:
+    (folder / name).write_text(GOOD.format(head=head, body=body))
+
+
+def test_a_good_page_has_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(b"")
+    link = '<a href="#top">top</a> <a href="two.html#top">two</a> <a href="https://x.org">x</a>'
+    write(tmp_path, link + '<img src="a%20b.png" alt="a picture">')
+    write(tmp_path, "", name="two.html")
+    assert broken_links(tmp_path) == outside_loads(tmp_path) == images_without_alt(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<a href="three.html">x</a>', "index.html: three.html does not exist"),
+        ('<a href="#nowhere">x</a>', "index.html: #nowhere has no such anchor"),
+        ('<img src="none.png" alt="a thing">', "index.html: none.png does not exist"),
+        ('<script src="none.js"></script>', "index.html: none.js does not exist"),
+    ],
+)
+def test_broken_links_are_found(tmp_path: Path, body: str, fault: str) -> None:
+    write(tmp_path, body)
+    assert broken_links(tmp_path) == [fault]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        '<script src="https://cdn.example.org/x.js"></script>',
+        '<script src="//cdn.example.org/x.js"></script>',
+        '<link rel="stylesheet" href="https://cdn.example.org/x.css">',
+        "<style>@import 'https://cdn.example.org/x.css';</style>",
+        "<style>p {background: url(https://cdn.example.org/x.png)}</style>",
+    ],
+)
+def test_loads_from_outside_are_found(tmp_path: Path, head: str) -> None:
+    write(tmp_path, "", head)
+    assert len(outside_loads(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("alt", ["", 'alt=""', 'alt="_images/f.png"', 'alt="f.png"'])
+def test_images_without_words_are_found(tmp_path: Path, alt: str) -> None:
+    write(tmp_path, f'<img src="_images/f.png" {alt}>')
+    assert len(images_without_alt(tmp_path)) == 1
+
+
+def test_the_browser_finds_what_a_reader_would(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        '<p style="width: 900px">wide</p><p style="color: #ccc; background: #fff">faint</p>'
+        '<script>console.error("a fault"); missing();</script><img src="gone.png" alt="gone">'
+        '<script>fetch("https://example.org/data.json").catch(() => 0);</script>',
+    )
+    with launched() as browser:
+        light, _, phone = visit(browser, tmp_path, "index.html")
+    troubles = " ".join(light.troubles)
+    assert "a fault" in troubles
+    assert "missing is not defined" in troubles
+    assert "gone.png" in troubles
+    assert "outside: https://example.org/data.json" in troubles
+    assert any("color-contrast" in fault for fault in light.violations)
+    assert "page is 900 px wide" in phone.wide[-1] or len(phone.wide) > 1
