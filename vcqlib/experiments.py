@@ -47,7 +47,7 @@ class Experiment:
     k_min: int = 2
     ramp: int | None = None
     power: float = 1.0
-    of: str = "loglinear"
+    of: str | tuple[int, ...] = "loglinear"
     seed: int = 0
     code_dim: int = 8
     balance: bool = True
@@ -62,13 +62,16 @@ class Experiment:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, list):
-            object.__setattr__(self, "schedule", tuple(self.schedule))
+        for name in ("schedule", "of"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("n_images", "length", "code_dim", "tokenizer_steps", "tokenizer_batch",
                      "ar_steps", "ar_batch", "n_samples"):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
         if self.n_images < 2:
             raise ValueError("n_images must be at least 2: one image has nothing to memorise")
         if not 0 <= self.dropout < 1:
