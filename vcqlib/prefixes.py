@@ -14,6 +14,7 @@ read only the rows that still share their prefix with another.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,7 @@ def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[A
     xp = arrays or (NumPyArrays if isinstance(codes, np.ndarray) else TorchArrays)
     n, length = (codes.shape[0] if rows is None else len(rows)), codes.shape[1]
     group, groups, outer = None, 1, None
+    in_file_order = xp.maps_rows(codes)
     position, pending = 0, None  # `pending` bits of `position` are still unread
     while position < length and n > 1:
         index_bits, group_bits = (n - 1).bit_length(), (groups - 1).bit_length()
@@ -74,35 +76,50 @@ def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[A
             widths.known |= {
                 f.position: m.bit_length() for f, m in zip(fields, most, strict=True) if f in wrong
             }
-        group = None  # lives on in the keys
-        keys = xp.sort(keys)
+        tidy, group = group is not None and not in_file_order, None  # it lives on in the keys
+        keys = xp.sort(keys, tidy)
         lengths = xp.differing_bits(keys, index_bits)
-        low = above = sum(f.bits for f in fields)
-        live = lengths
+        index = xp.index(keys, index_bits)
+        del keys
+        live, low = lengths, sum(f.bits for f in fields)
+        above = low
         for field in fields:
             low -= field.bits
-            starts = xp.where(live > low)
+            opens = live > low
+            starts = xp.where(opens)
             sizes = xp.sizes(starts, len(live))
             first = live[starts] > above  # children that open their parent's run
-            among = outer if outer is not None else xp.sizes(starts[first], len(live))
+            among = xp.sizes(starts[first], len(live)) if outer is None else outer
+            del starts
             several = sizes > 1
-            parents = among[xp.running(first)[several] - 1]
-            outer = None
-            alone = len(live) - int(sizes[several].sum())
-            if alone == len(live):
+            if not several.any():
                 return
+            parents = among[xp.running(first)[several] - 1]
+            sizes = sizes[several]
+            del first, several, among
+            outer = None
             if field.shift == 0:
-                yield sizes[several], parents
-            if 2 * alone > len(live):
-                live = xp.without(live, starts[~several])
+                yield sizes, parents
+            if 2 * int(sizes.sum()) < len(live):
+                live = live[xp.shared(opens)]
             above = low
         done = field.shift == 0
         position, pending = field.position + done, (None if done else field.shift)
         outer = None if done else parents
         if position < length:
-            del live, starts, sizes, first, among, several
-            rows, group, groups = xp.survivors(keys, lengths > low, rows, index_bits, codes)
+            del live, opens, sizes, parents
+            opens = lengths > low
+            keep = xp.shared(opens)
+            group = xp.running(opens[keep]) - 1
+            groups = int(group[-1]) + 1
+            del lengths, opens
+            index = index[keep]
+            del keep
+            rows = index if rows is None else rows[index]
             n = len(rows)
+            del index
+            if in_file_order:
+                rows, group = xp.by_row(rows, group, groups)
 
 
 class _Widths:
@@ -185,12 +202,18 @@ class NumPyArrays:
         return keys, np.max(cls.each(work, n, BLOCK), axis=0).tolist()
 
     @classmethod
-    def sort(cls, keys: Any) -> Any:
-        """Sort in place: a run for each thread, then merge (NumPy's stable sort merges runs)."""
+    def sort(cls, keys: Any, tidy: bool = False) -> Any:
+        """Sort in place: one run for each thread, then merge; `tidy` if out of order locally."""
         share = max(-(-len(keys) // cls.threads), BLOCK)
-        if len(cls.each(lambda lo, hi: keys[lo:hi].sort(), len(keys), share)) > 1:
+        kind = "stable" if tidy else "quicksort"  # the stable one merges the runs that it finds
+        if len(cls.each(lambda lo, hi: keys[lo:hi].sort(kind=kind), len(keys), share)) > 1:
             keys.sort(kind="stable")
         return keys
+
+    @staticmethod
+    def index(keys: Any, index_bits: int) -> Any:
+        keys &= (1 << index_bits) - 1
+        return keys.astype(np.int32) if index_bits < 32 else keys
 
     @classmethod
     def differing_bits(cls, keys: Any, index_bits: int) -> Any:
@@ -209,13 +232,12 @@ class NumPyArrays:
 
     @staticmethod
     def where(mask: Any) -> Any:
-        found = np.flatnonzero(mask)
-        return found.astype(np.int32) if len(mask) < 1 << 31 else found
+        return np.flatnonzero(mask)
 
     @staticmethod
     def sizes(starts: Any, end: int) -> Any:
-        sizes = np.empty_like(starts)
-        np.subtract(starts[1:], starts[:-1], out=sizes[:-1])
+        sizes = np.empty(len(starts), np.int32 if end < 1 << 31 else np.int64)
+        np.subtract(starts[1:], starts[:-1], out=sizes[:-1], casting="same_kind")
         sizes[-1] = end - starts[-1]
         return sizes
 
@@ -224,47 +246,29 @@ class NumPyArrays:
         return np.cumsum(mask, dtype=np.int32 if len(mask) < 1 << 31 else np.int64)
 
     @staticmethod
-    def without(live: Any, places: Any) -> Any:
-        keep = np.ones(len(live), bool)
-        keep[places] = False
-        return live[keep]
-
-    @classmethod
-    def survivors(
-        cls, keys: Any, opens: Any, rows: Any, index_bits: int, codes: Any
-    ) -> tuple[Any, Any, int]:
-        """Rows in groups of two or more, their dense group numbers, and how many groups."""
+    def shared(opens: Any) -> Any:
+        """Which entries of a run structure are in runs of two or more."""
         keep = ~opens
         keep[:-1] |= ~opens[1:]
-        group = cls.running(opens[keep]) - 1
-        groups = int(group[-1]) + 1
-        kept = keys[keep]
-        kept &= (1 << index_bits) - 1
-        if rows is not None:
-            kept = rows[kept].astype(np.int64)
-        if codes.strides[0] > codes.strides[1]:  # row-major: read it from front to back
-            bits = (groups - 1).bit_length()
-            kept <<= bits
-            kept |= group
-            cls.sort(kept)
-            group = cls._small(kept & ((1 << bits) - 1))
-            kept >>= bits
-        return cls._small(kept), group, groups
+        return keep
 
     @staticmethod
-    def _small(values: Any) -> Any:
-        return values.astype(np.int32) if int(values.max()) < 1 << 31 else values
+    def maps_rows(codes: Any) -> bool:
+        """Whether reading by row, in order, saves reading the same page of a file again."""
+        while codes is not None and not isinstance(codes, mmap.mmap):
+            row_major = codes.strides[0] > codes.strides[1] if codes.ndim == 2 else row_major
+            codes = codes.base
+        return codes is not None and row_major
 
-    @staticmethod
-    def histogram(sizes: Any) -> tuple[Any, Any]:
-        """Distinct sizes, ascending, and how often each occurs (int64)."""
-        large = sizes > 1 << 16  # keeps the counting table small
-        if not large.any():
-            often = np.bincount(sizes)
-            values = np.flatnonzero(often)
-            return values, often[values]
-        values, often = np.unique(sizes, return_counts=True)
-        return values.astype(np.int64), often
+    @classmethod
+    def by_row(cls, rows: Any, group: Any, groups: int) -> tuple[Any, Any]:
+        """The same rows with their groups, in ascending order."""
+        bits = (groups - 1).bit_length()
+        both = (rows.astype(np.int64) << bits) | group
+        cls.sort(both)
+        group = (both & ((1 << bits) - 1)).astype(group.dtype)
+        both >>= bits
+        return both.astype(rows.dtype), group
 
 
 class TorchArrays:
@@ -294,8 +298,12 @@ class TorchArrays:
         return (keys << index_bits) | index, most
 
     @staticmethod
-    def sort(keys: Any) -> Any:
+    def sort(keys: Any, tidy: bool = False) -> Any:
         return keys.sort().values
+
+    @staticmethod
+    def index(keys: Any, index_bits: int) -> Any:
+        return keys & ((1 << index_bits) - 1)
 
     @staticmethod
     def differing_bits(keys: Any, index_bits: int) -> Any:
@@ -318,25 +326,14 @@ class TorchArrays:
         return mask.cumsum(0)
 
     @staticmethod
-    def without(live: Any, places: Any) -> Any:
-        keep = live >= 0
-        keep[places] = False
-        return live[keep]
-
-    @staticmethod
-    def survivors(
-        keys: Any, opens: Any, rows: Any, index_bits: int, codes: Any
-    ) -> tuple[Any, Any, int]:
+    def shared(opens: Any) -> Any:
         keep = ~opens
         keep[:-1] |= ~opens[1:]
-        group = opens[keep].cumsum(0) - 1
-        index = keys[keep] & ((1 << index_bits) - 1)
-        return (index if rows is None else rows[index]), group, int(group[-1]) + 1
+        return keep
 
     @staticmethod
-    def histogram(sizes: Any) -> tuple[Any, Any]:
-        values, often = sizes.unique(return_counts=True)
-        return values.cpu().numpy(), often.cpu().numpy()
+    def maps_rows(codes: Any) -> bool:
+        return False
 
 
 def _exponent(differ: Any, index_bits: int, double: Any) -> Any:
