@@ -28,6 +28,8 @@ def remove_thebe(app: Sphinx, config: Config) -> None:
         listeners[:] = [
             entry for entry in listeners if not entry.handler.__module__.startswith("sphinx_thebe")
         ]
+    styles = app.registry.css_files
+    styles[:] = [entry for entry in styles if "sphinx-thebe" not in entry[0]]
 
 
 def mend_pages(app: Sphinx, error: Exception | None) -> None:

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from runner.chapters import INJECTED, PARAMETERS, Book, Chapter
 
@@ -46,21 +45,19 @@ def stage(book: Book, out: Path, chapters: list[Chapter], statistics: str) -> Pa
     shutil.copytree(book.folder / "_assets", folder / "_assets")
     for bibliography in book.folder.glob("*.bib"):
         shutil.copy(bibliography, folder)
-    pages = [path for path in book.pages().values() if path and path.suffix == ".md"]
-    for page in pages:
-        text = page.read_text(encoding="utf-8").replace(STATISTICS, statistics)
-        (folder / page.name).write_text(text, encoding="utf-8")
-    for chapter in chapters:
-        executed = nbformat.read(out / "notebooks" / f"{chapter.name}.ipynb", as_version=4)
-        nbformat.write(merge(chapter.read(), executed), folder / f"{chapter.name}.ipynb")
-    toc = (book.folder / "_toc.yml").read_text(encoding="utf-8")
-    if len(chapters) < len(book.chapters()):  # a few chapters: a small book of its own
-        names = [chapter.name for chapter in chapters] + [page.stem for page in pages]
-        entries = [{"file": name} for name in names]
-        toc = yaml.safe_dump(
-            {"format": "jb-book", "root": entries[0]["file"], "chapters": entries[1:]}
-        )
-    (folder / "_toc.yml").write_text(toc, encoding="utf-8")
+    shutil.copy(book.folder / "_toc.yml", folder)
+    ready = {chapter.name: chapter for chapter in chapters}
+    for name, page in book.pages().items():
+        if name in ready:
+            executed = nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4)
+            nbformat.write(merge(ready[name].read(), executed), folder / f"{name}.ipynb")
+        elif page and page.suffix == ".md":
+            text = page.read_text(encoding="utf-8").replace(STATISTICS, statistics)
+            (folder / page.name).write_text(text, encoding="utf-8")
+        else:  # a few chapters alone: stand-ins keep numbers and links as they are in the book
+            text = f"# {_title(page) or name}\n\nThis chapter is not part of this build."
+            cell = nbformat.v4.new_markdown_cell(text, id="absent")
+            nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"{name}.ipynb")
     return folder
 
 
@@ -103,6 +100,13 @@ def html(book: Book, out: Path, strict: bool) -> Path | None:
     shutil.rmtree(work)
     key_file.write_text(key)
     return target
+
+
+def _title(page: Path | None) -> str | None:
+    """The first heading of a notebook."""
+    cells = nbformat.read(page, as_version=4).cells if page else []
+    found = re.search(r"^# (.+)$", "\n".join(cell.source for cell in cells), re.MULTILINE)
+    return found and found[1]
 
 
 def _key(book: Book, folder: Path, strict: bool) -> str:

@@ -20,7 +20,9 @@ OPEN = """() => {
   document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
   document.querySelectorAll('details').forEach(e => { e.open = true; });
 }"""
-TYPESET = "() => !window.MathJax || window.MathJax.startup.promise.then(() => true)"
+# `preload` would fetch the style sheets, which a browser refuses over file://.
+AXE_RUN = "() => axe.run({preload: false}).then(result => result.violations)"
+TYPESET = "() => window.MathJax?.startup?.promise?.then(() => true) ?? true"
 FORMULAS = """() => [document.querySelectorAll('.math').length,
   document.querySelectorAll('.math > mjx-container, .math mjx-container').length,
   document.querySelectorAll('[data-mjx-error], mjx-merror').length]"""
@@ -94,7 +96,7 @@ def visit(browser: Browser, folder: Path, name: str) -> list[Visit]:
         with opened(browser, folder / name, seen, color_scheme=scheme, viewport=size) as page:
             page.evaluate(OPEN)
             page.add_script_tag(content=AXE.read_text("utf-8"))
-            found = page.evaluate("() => axe.run().then(result => result.violations)")
+            found = page.evaluate(AXE_RUN)
             seen.violations = [
                 f"{rule['id']}: {node['target'][0]} {node['html'][:120]}"
                 for rule in found
