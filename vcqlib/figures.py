@@ -13,6 +13,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _COLOURS = sns.color_palette("colorblind").as_hex()
 ARM_COLOURS = {
@@ -86,6 +87,8 @@ def positions(
     ax.set_ylim(bottom=0)
     if log_x:
         ax.set_xscale("log")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(curves) > 1:
         ax.legend()
     return figure or ax.figure

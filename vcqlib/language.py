@@ -96,7 +96,8 @@ def model_bits(
             old.unlink()
         zeros = torch.zeros(len(test), dtype=torch.int64)
         parts = {"train": train[: len(test)], "held_out": test}
-        bits = {k: training.position_bits(model, v, zeros[: len(v)]).tolist()
+        few = max(1, min(512, 2**26 // (vocabulary * train.shape[1])))  # logits of 256 MiB at most
+        bits = {k: training.position_bits(model, v, zeros[: len(v)], batch=few).tolist()
                 for k, v in parts.items()}  # fmt: skip
         write_json(folder / "bits.json", bits)
 
