@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vcqlib.prefixes import refine
-from vcqlib.progress import bar
+from .prefixes import mapped_file, refine
+from .progress import bar
 
 if TYPE_CHECKING:
     import pandas
@@ -36,7 +36,7 @@ class Level(NamedTuple):
 
     sizes, often: how many groups of each size there are (int64, sizes ascending).
     cross: Σ n·d(n)·d(m) over these groups, n the size and m the size of the group it was part of
-    one position before (d as in `_gain`): what the standard error needs.
+    one position before (d is `gain`): what the standard error needs.
     """
 
     sizes: np.ndarray
@@ -133,11 +133,11 @@ class ConditionalEntropy:
         n = self.n_sequences
         if n == 1:
             return np.zeros(self.counts.length)
-        squares, sums = [n * _gain(n) ** 2], [n * _gain(n)]
+        squares, sums = [n * gain(n) ** 2], [n * gain(n)]
         for sizes, often in _histograms(self.counts):
-            gain = _gain(sizes)
-            squares.append(float(np.dot(sizes * often, gain**2)))
-            sums.append(float(np.dot(sizes * often, gain)))
+            added = gain(sizes)
+            squares.append(float(np.dot(sizes * often, added**2)))
+            sums.append(float(np.dot(sizes * often, added)))
         cross = [level.cross for level in self.counts.levels]
         cross += [0.0] * (len(squares) - 1 - len(cross))
         spread = np.add(squares[1:], squares[:-1]) - 2 * np.array(cross) - np.diff(sums) ** 2 / n
@@ -248,7 +248,7 @@ def _histograms(counts: PrefixCounts) -> Iterator[tuple[np.ndarray, np.ndarray]]
         yield np.array([1]), np.array([counts.n])
 
 
-def _gain(sizes: Any) -> Any:
+def gain(sizes: Any) -> Any:
     """d(n) = n log2 n − (n−1) log2 (n−1): what one more sequence adds to a group's n log2 n."""
     n = np.asarray(sizes, np.float64)
     less = np.maximum(n - 1, 1)
@@ -275,8 +275,8 @@ def _cross(sizes: Any, parents: Any) -> float:
         return float((n[0] * own * above).sum())
     most = int(parents.max())
     if most > 1 << 16:
-        return float(np.dot(sizes * _gain(sizes), _gain(parents)))
-    table = np.concatenate([[0.0], _gain(np.arange(1, most + 1))])
+        return float(np.dot(sizes * gain(sizes), gain(parents)))
+    table = np.concatenate([[0.0], gain(np.arange(1, most + 1))])
     return float(np.dot(sizes * table[sizes], table[parents]))
 
 
@@ -328,19 +328,17 @@ def _check_range(codes: np.ndarray) -> None:
 
 def _check_file(codes: np.ndarray) -> bool:
     """Whether this is a map of a file; refuse one whose file has become shorter than the map."""
-    base: Any = codes
-    while base is not None and not isinstance(base, mmap.mmap):
-        mapped = base
-        base = getattr(base, "base", None)
-    if base is None:
+    mapped = mapped_file(codes)
+    if mapped is None:
         return False
+    file: mmap.mmap = mapped.base
     start = getattr(mapped, "offset", 0) // mmap.ALLOCATIONGRANULARITY
-    needed = start * mmap.ALLOCATIONGRANULARITY + len(base)
-    if base.size() < needed:  # reading on would end the process with a bus error
+    needed = start * mmap.ALLOCATIONGRANULARITY + len(file)
+    if file.size() < needed:  # reading on would end the process with a bus error
         name = getattr(mapped, "filename", None) or "the mapped file"
         raise ValueError(
             f"codes ({_describe(codes)}) maps {needed} bytes of {name}, "
-            f"which now has only {base.size()}: it was cut short"
+            f"which now has only {file.size()}: it was cut short"
         )
     return True
 

@@ -157,6 +157,15 @@ def refuse(value: int, row: int, position: int, dtype: Any) -> None:
     )
 
 
+def mapped_file(array: Any) -> np.memmap | None:
+    """The map of a file that `array` is a view of, if it is one."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array.base, mmap.mmap):
+            return array
+        array = array.base
+    return None
+
+
 class NumPyArrays:
     """The steps of `refine` on host arrays, over all cores that this process may use."""
 
@@ -255,10 +264,7 @@ class NumPyArrays:
     @staticmethod
     def maps_rows(codes: Any) -> bool:
         """Whether reading by row, in order, saves reading the same page of a file again."""
-        while codes is not None and not isinstance(codes, mmap.mmap):
-            row_major = codes.strides[0] > codes.strides[1] if codes.ndim == 2 else row_major
-            codes = codes.base
-        return codes is not None and row_major
+        return codes.strides[0] > codes.strides[1] and mapped_file(codes) is not None
 
     @classmethod
     def by_row(cls, rows: Any, group: Any, groups: int) -> tuple[Any, Any]:
@@ -337,7 +343,7 @@ class TorchArrays:
 
 
 def _exponent(differ: Any, index_bits: int, double: Any) -> Any:
-    """Bit lengths of non-negative int64 values without their lowest bits; ≤ 0 where nothing is left.
+    """Bit lengths of non-negative int64 values without their lowest bits; ≤ 0 if nothing is left.
 
     The exponent of a double is its highest bit. Clearing the bit below the highest first keeps
     the conversion from rounding up to the next power of two.
