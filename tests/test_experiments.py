@@ -73,6 +73,11 @@ def test_a_finished_stage_is_not_trained_again(monkeypatch):
     assert torch.equal(first.model.head.weight, second.model.head.weight)
 
 
+def test_the_tokenizer_curve_ends_at_the_last_step():
+    curve = ex.tokenizer_curve(BASE)
+    assert curve[-1]["step"] == 30 and 0 < curve[-1]["mse"] < 2
+
+
 def test_the_curve_is_that_of_the_kept_models():
     run = ex.ar(BASE)
     assert run.steps == list(ex.evaluation_steps(30)) and run.steps[-1] == 30

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import autoregressive, cache, evaluation, extractors, tokenizer as tokenizers, training
+from . import autoregressive, cache, evaluation, extractors, training
+from . import tokenizer as tokenizers
 from .autoregressive import ARConfig, ARModel
 from .codes import CodeStore, open_codes, write_codes
 from .datasets import ImageSet, load_images, to_uint8
@@ -154,8 +155,7 @@ def _tokenizer_inputs(e: Experiment) -> dict:
     }
 
 
-def tokenizer(e: Experiment) -> Tokenizer:
-    """The trained tokenizer of an arm, in eval mode. Reversed arms share that of `of`."""
+def _tokenizer_folder(e: Experiment) -> Path:
     inputs = _tokenizer_inputs(e)
 
     def build(folder: Path) -> None:
@@ -172,10 +172,21 @@ def tokenizer(e: Experiment) -> Tokenizer:
         training.train_tokenizer(model, data.images, recipe, folder)
         _save(folder, model, config.to_dict())
 
-    folder = cache.stage("tokenizer", inputs, TOKENIZER_SOURCES, build)
+    return cache.stage("tokenizer", inputs, TOKENIZER_SOURCES, build)
+
+
+def tokenizer(e: Experiment) -> Tokenizer:
+    """The trained tokenizer of an arm, in eval mode. Reversed arms share that of `of`."""
+    folder = _tokenizer_folder(e)
     model = Tokenizer(TokenizerConfig.from_dict(read_json(folder / "config.json")))
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.to(e.torch_device).eval()
+
+
+def tokenizer_curve(e: Experiment) -> list[dict]:
+    """The tokenizer's training log: `step`, and of its batch `mse` and `quantizer` (loss)."""
+    lines = (_tokenizer_folder(e) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _save(folder: Path, model: torch.nn.Module, config: dict) -> None:
@@ -259,7 +270,8 @@ def ar(e: Experiment) -> ARRun:
     """The trained AR model of an arm, with its curve of train and held-out cross-entropy."""
 
     def build(folder: Path) -> None:
-        (rows, labels), (test_rows, test_labels) = (_tensors(codes(e, s)) for s in ("train", "test"))
+        rows, labels = _tensors(codes(e))
+        test_rows, test_labels = _tensors(codes(e, "test"))
         config = ARConfig(
             codebook_sizes=e.sizes, vocabulary=e.k_max, classes=len(images(e).classes),
             dropout=e.dropout, **autoregressive.PRESETS[e.ar],
@@ -282,7 +294,8 @@ def ar(e: Experiment) -> ARRun:
 
         recipe = training.Recipe(e.ar_steps, e.ar_batch, lr=2e-3, betas=(0.9, 0.96),
                                  weight_decay=0.03, seed=e.seed)  # fmt: skip
-        training.train_ar(model, rows, labels, recipe, folder, evaluation_steps(e.ar_steps), evaluate)
+        grid = evaluation_steps(e.ar_steps)
+        training.train_ar(model, rows, labels, recipe, folder, grid, evaluate)
         _save(folder, model, config.to_dict())
 
     folder = cache.stage("ar", _ar_inputs(e), AR_SOURCES, build)
