@@ -139,7 +139,7 @@
     if (cliff) {
       const end = x(cliff) > width - 70;
       out.push(`<path class="cliff" d="M${x(cliff)} ${top}V${top + height}"/><text class="tick" ` +
-        `x="${x(cliff) + (end ? -5 : 5)}" y="${top + height - 6}" ` +
+        `x="${x(cliff) + (end ? -5 : 5)}" y="${top + 10}" ` +
         `text-anchor="${end ? "end" : "start"}">t* = ${cliff}</text>`);
     }
     return out.join("");

@@ -17,6 +17,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE = 390  # pixels
 # Solutions and dropdowns start closed; what is hidden is not checked, so open them.
 OPEN = """() => {
+  const still = document.createElement('style');  // colours are judged when nothing fades any more
+  still.textContent = '* {transition: none !important; animation: none !important;}';
+  document.head.append(still);
   document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
   document.querySelectorAll('details').forEach(e => { e.open = true; });
 }"""
@@ -98,7 +101,7 @@ def visit(browser: Browser, folder: Path, name: str) -> list[Visit]:
             page.add_script_tag(content=AXE.read_text("utf-8"))
             found = page.evaluate(AXE_RUN)
             seen.violations = [
-                f"{rule['id']}: {node['target'][0]} {node['html'][:120]}"
+                f"{rule['id']}: {node['target'][0]} {node['html'][:120]} {_reason(node)}"
                 for rule in found
                 for node in rule["nodes"]
             ]
@@ -110,6 +113,10 @@ def visit(browser: Browser, folder: Path, name: str) -> list[Visit]:
         page.evaluate(OPEN)
         seen.wide = page.evaluate(WIDE, PHONE)
     return [*visits, seen]
+
+
+def _reason(node: dict[str, Any]) -> str:
+    return "; ".join(check["message"] for check in node["any"] + node["none"])
 
 
 def _outside(url: str) -> bool:
