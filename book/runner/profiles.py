@@ -67,7 +67,9 @@ def check(profile: Profile, book: Book, selected: list[Chapter], given: set[str]
     for chapter, entry in profile.chapters.items():
         if chapter not in book.pages():
             raise suggest(f"chapter in {profile.name}.yaml", chapter, book.pages())
-        for name in sorted(set(entry.get("parameters", {})) - declared.get(chapter, everywhere)):
+        if chapter not in declared:
+            continue  # not asked for this time
+        for name in sorted(set(entry.get("parameters", {})) - declared[chapter]):
             raise suggest(f"parameter of {chapter} in {profile.name}.yaml", name, declared[chapter])
     if len(selected) == len(book.chapters()):
         for name in sorted(set(profile.parameters) - everywhere):
