@@ -213,8 +213,11 @@ def conditional_entropy(codes: Any, labels: Any = None) -> ConditionalEntropy:
 
 def count_prefixes(codes: Any, rows: Any = None, arrays: Any = None) -> PrefixCounts:
     """Count the groups that share a prefix; arguments as in `vcqlib.prefixes.refine`."""
-    levels = []
-    total = codes.shape[1]
+    levels, total = [], codes.shape[1]
+    if rows is not None and is_tensor(codes):
+        import torch
+
+        rows = torch.as_tensor(rows, device=codes.device)
     for sizes, parents in bar(refine(codes, rows, arrays), "positions", total=total, delay=2):
         levels.append(Level(*_histogram(sizes), _cross(sizes, parents)))
     n = codes.shape[0] if rows is None else len(rows)

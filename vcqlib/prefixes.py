@@ -62,7 +62,7 @@ def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[A
     while position < length and n > 1:
         index_bits, group_bits = (n - 1).bit_length(), (groups - 1).bit_length()
         room = KEY_BITS - index_bits - group_bits
-        widths = _Widths(codes, rows, n)
+        widths = _Widths(xp.tokens, codes, rows, n)
         if pending is not None:
             widths.known[position] = pending
         while True:
@@ -125,13 +125,13 @@ def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[A
 class _Widths:
     """Bits that the tokens of a position need, guessed from the first rows unless known."""
 
-    def __init__(self, codes: Any, rows: Any, n: int) -> None:
-        self.codes, self.known = codes, {}
+    def __init__(self, tokens: Any, codes: Any, rows: Any, n: int) -> None:
+        self.tokens, self.codes, self.known = tokens, codes, {}
         self.rows = slice(0, min(n, SAMPLE)) if rows is None else rows[:SAMPLE]
 
     def __call__(self, position: int) -> int:
         if position not in self.known:
-            most = int(self.codes[self.rows, position].max())
+            most = int(self.tokens(self.codes, self.rows, position).max())
             self.known[position] = max(most, 0).bit_length()
         return self.known[position]
 
@@ -180,6 +180,11 @@ class NumPyArrays:
         with ThreadPoolExecutor(cls.threads) as pool:
             return list(pool.map(lambda span: work(*span), spans))
 
+    @staticmethod
+    def tokens(codes: Any, rows: Any, position: int) -> Any:
+        """One position of some rows (a slice or an index array), int64."""
+        return codes[rows, position].astype(np.int64)
+
     @classmethod
     def pack(
         cls, codes: Any, rows: Any, group: Any, fields: list[Field], n: int, index_bits: int
@@ -193,7 +198,7 @@ class NumPyArrays:
             where = slice(lo, hi) if rows is None else rows[lo:hi]
             most = []
             for field in fields:
-                tokens = codes[where, field.position].astype(np.int64)
+                tokens = cls.tokens(codes, where, field.position)
                 if tokens.min() < 0:
                     at = int(tokens.argmin())
                     row = lo + at if rows is None else int(rows[lo + at])
@@ -281,6 +286,11 @@ class TorchArrays:
     """The steps of `refine` on the tensor's own device."""
 
     @staticmethod
+    def tokens(codes: Any, rows: Any, position: int) -> Any:
+        column = codes[:, position].long()  # first, because some types cannot be indexed
+        return column if rows is None else column[rows]
+
+    @staticmethod
     def pack(
         codes: Any, rows: Any, group: Any, fields: list[Field], n: int, index_bits: int
     ) -> tuple[Any, list[int]]:
@@ -290,15 +300,14 @@ class TorchArrays:
         keys = torch.zeros_like(index) if group is None else group.clone()
         ranges = []
         for field in fields:
-            tokens = codes[:, field.position] if rows is None else codes[rows, field.position]
-            tokens = tokens.to(torch.int64)
+            tokens = TorchArrays.tokens(codes, rows, field.position)
             ranges.append(torch.stack([tokens.min(), tokens.max()]))
             keys <<= field.bits
             keys |= (tokens >> field.shift) & ((1 << field.bits) - 1)
         least, most = torch.stack(ranges).cpu().numpy().T.tolist()
         for field, smallest in zip(fields, least, strict=True):
             if smallest < 0:
-                tokens = codes[:, field.position].to(torch.int64)
+                tokens = TorchArrays.tokens(codes, None, field.position)
                 row = int(tokens.argmin())
                 refuse(smallest, row, field.position, codes.dtype)
         return (keys << index_bits) | index, most
