@@ -23,8 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .files import read_json
-from .vendored import data_root, read_vendored, unknown_name
+from .vendored import read_vendored, unknown_name
 
 BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit
 
@@ -162,23 +161,10 @@ class FashionClassifier(nn.Module):
 
 
 def _classifier(device: str, weights: Any) -> BatchedExtractor:
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    folder = data_root() / "extractors"
-    path, record = folder / "fashion_classifier.safetensors", folder / "fashion_classifier.json"
-    for needed in (path, record):
-        if not needed.exists():
-            raise FileNotFoundError(
-                f"{needed} is missing: `git checkout -- data/extractors` restores it"
-            )
-    expected = read_json(record)["sha256"]
-    if sha256_file(path) != expected:
-        raise ValueError(
-            f"{path} is damaged: its SHA-256 is not {expected[:12]}…; "
-            "`git checkout -- data/extractors` restores it"
-        )
     model = FashionClassifier()
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(load(read_vendored("extractors/fashion_classifier.safetensors")))
     model.to(device).eval()
     return ClassifierExtractor(
         "classifier", "FD (classifier)", model.dim, model.features, device, logits=model
