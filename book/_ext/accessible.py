@@ -15,7 +15,7 @@ REPAIRS = [
         r'\g<0> role="region" aria-label="Book"',
     ),
     # empty-table-header: pandas heads its index with empty cells.
-    (r"<th></th>", "<td></td>"),
+    (r"<th(| [^>]*)>(?:\s|&nbsp;|&#160;)*</th>", r"<td\1></td>"),
     # aria-required-children: a list of references is a list of list items.
     (r'(<div class="citation"[^>]*) role="doc-biblioentry"', r'\1 role="listitem"'),
 ]

@@ -71,7 +71,7 @@ def declared(chapter: Chapter, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(data: dict[str, str]) -> Any:
-    text = data.get("text/plain", "")
+    text = next(text for kind, text in data.items() if kind.endswith("text/plain"))
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
