@@ -75,6 +75,8 @@ def build(options: argparse.Namespace) -> int:
             done = (out / "notebooks" / f"{chapter.name}.ipynb").exists()
             if options.force or not done or run.key(chapter.name) != keys[chapter.name]:
                 work.append((chapter, overrides))
+        # the longest first: they train what the others reuse, and two share the training
+        work.sort(key=lambda task: -(profile.budget(task[0].name) or 0))
         status = Status(profile, len(work), len(chapters))
         overridden = {chapter.name: overrides for chapter, overrides in work}
         if work:

@@ -184,3 +184,15 @@ def test_unknown_data_and_too_many_images():
         ex.images(replace(BASE, dataset="digit"))
     with pytest.raises(ValueError, match="1437"):
         ex.images(replace(BASE, n_images=5000))
+
+
+def test_changed_files_in_the_users_folder_change_the_stage(tmp_path):
+    from PIL import Image
+
+    for i in range(10):
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / f"{i}.png")
+    e = ex.Experiment(dataset=f"folder:{tmp_path}", n_images=8, length=2, k_max=4)
+    before = ex._tokenizer_inputs(e)
+    Image.new("L", (8, 8), 255).save(tmp_path / "3.png")
+    ex._files.cache_clear()
+    assert ex._tokenizer_inputs(e) != before

@@ -65,9 +65,7 @@ def _intact(folder: Path) -> bool:
     return True
 
 
-def stage(
-    name: str, inputs: dict, modules: tuple[str, ...], build: Callable[[Path], None]
-) -> Path:
+def stage(name: str, inputs: dict, modules: tuple[str, ...], build: Callable[[Path], None]) -> Path:
     """Return the folder of a stage, calling `build(folder)` first if it is not there.
 
     Args:

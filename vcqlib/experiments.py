@@ -25,9 +25,11 @@ from .codes import CodeStore, open_codes, write_codes
 from .datasets import ImageSet, load_images, to_uint8
 from .entropy import conditional_entropy
 from .files import atomic_path, read_json, write_json
+from .image_folder import folder_digest
 from .progress import bar
 from .schedules import codebook_sizes
 from .tokenizer import Tokenizer, TokenizerConfig
+from .vendored import manifest
 
 TOKENIZER_SOURCES = ("quantizer", "transformer", "tokenizer", "training", "datasets")
 AR_SOURCES = (*TOKENIZER_SOURCES, "codes", "autoregressive")
@@ -145,14 +147,18 @@ def images(e: Experiment, split: str = "train") -> ImageSet:
 # ------------------------------------------------------------------------- tokenizer
 
 
+_files = lru_cache(folder_digest)  # a folder of a million images is listed once
+
+
 def _tokenizer_inputs(e: Experiment) -> dict:
     sizes = e.sizes[::-1] if e.flipped else e.sizes
     names = ("dataset", "n_images", "image_size", "seed", "code_dim", "balance", "tokenizer",
              "tokenizer_steps", "tokenizer_batch", "k_max")  # fmt: skip
-    return {k: getattr(e, k) for k in names} | {
-        "sizes": list(sizes),
-        "device": e.torch_device.type,
-    }
+    inputs = {k: getattr(e, k) for k in names}
+    inputs |= {"sizes": list(sizes), "device": e.torch_device.type}
+    if e.dataset.startswith("folder:"):  # the user's own files may change under the same name
+        inputs["files"] = _files(e.dataset.removeprefix("folder:"))
+    return inputs
 
 
 def _tokenizer_folder(e: Experiment) -> Path:
@@ -359,7 +365,8 @@ def metrics(e: Experiment) -> dict:
     the step with the best held-out likelihood; `gfd_train` is against the training images.
     """
     name = extractors.default_extractor(e.dataset)
-    inputs = _ar_inputs(e) | {"n_samples": e.n_samples, "extractor": name}
+    weights = {k: v["sha256"] for k, v in manifest().items() if k.startswith("extractors/")}
+    inputs = _ar_inputs(e) | {"n_samples": e.n_samples, "extractor": name, "weights": weights}
 
     def build(folder: Path) -> None:
         write_json(folder / "metrics.json", _measure(e, name))

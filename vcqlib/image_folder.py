@@ -9,6 +9,7 @@ Files are found first and decoded only once chosen, so that a subset of a large 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -141,3 +142,13 @@ def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Hash of the names, sizes and times of all files below `folder`: a change shows in it."""
+    root = Path(folder).expanduser()
+    seen = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        stat = path.stat()
+        seen.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return seen.hexdigest()

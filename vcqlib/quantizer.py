@@ -107,9 +107,7 @@ class VariableCodebookQuantizer(nn.Module):
     def prepare(self, z: Tensor) -> Tensor:
         """Continuous vectors [B, T, dim] as they are compared with the rows, fp32."""
         if z.ndim != 3 or z.shape[1:] != (len(self.sizes), self.dim):
-            raise ValueError(
-                f"z must be [B, {len(self.sizes)}, {self.dim}], got {tuple(z.shape)}"
-            )
+            raise ValueError(f"z must be [B, {len(self.sizes)}, {self.dim}], got {tuple(z.shape)}")
         z = z.float()
         if self.norm is not None:
             z = self.norm(z.flatten(1)).view_as(z)
