@@ -178,8 +178,8 @@ def prepare(codes: np.ndarray, case: str, folder: Path) -> Callable[[], np.ndarr
     if "torch" in case:
         import torch
 
+        from vcqlib.arrays import TorchArrays
         from vcqlib.entropy import count_prefixes, summarize
-        from vcqlib.prefixes import TorchArrays
 
         tensor = torch.from_numpy(codes)
         return lambda: summarize(count_prefixes(tensor, arrays=TorchArrays)).bits

@@ -11,11 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcqlib import codebook_sizes, expected_conditional_entropy, expected_distinct_prefixes
-from vcqlib import entropy as entropy_module
-from vcqlib import prefixes as prefixes_module
+from vcqlib import (
+    arrays,
+    codebook_sizes,
+    expected_conditional_entropy,
+    expected_distinct_prefixes,
+    matrices,
+    prefixes,
+)
+from vcqlib.arrays import NumPyArrays, TorchArrays
 from vcqlib.entropy import conditional_entropy, count_prefixes, summarize
-from vcqlib.prefixes import NumPyArrays, TorchArrays
 
 
 def brute_force(codes):
@@ -23,14 +28,14 @@ def brute_force(codes):
     n, joint, distinct, unique = len(codes), [], [], []
     for t in range(1, codes.shape[1] + 1):
         counts = Counter(tuple(row[:t]) for row in codes.tolist()).values()
-        joint.append(-sum(c / n * math.log2(c / n) for c in counts))
+        joint.append(-math.fsum(c / n * math.log2(c / n) for c in counts))
         distinct.append(len(counts))
         unique.append(sum(c == 1 for c in counts) / n)
     return np.diff(joint, prepend=0), np.array(distinct), np.array(unique)
 
 
 @st.composite
-def matrices(draw, max_rows=60, max_length=7):
+def token_matrices(draw, max_rows=60, max_length=7):
     """Small matrices with shared prefixes, whole repeats, and tokens of any width."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n, length = draw(st.integers(1, max_rows)), draw(st.integers(1, max_length))
@@ -50,7 +55,7 @@ def assert_same(a, b, exact=True):
     assert a.standard_error == pytest.approx(b.standard_error, abs=1e-6)
 
 
-@given(codes=matrices())
+@given(codes=token_matrices())
 @settings(max_examples=150, deadline=None)
 def test_equals_brute_force(codes):
     result = conditional_entropy(codes)
@@ -64,7 +69,7 @@ def test_equals_brute_force(codes):
 
 
 @given(
-    codes=matrices(),
+    codes=token_matrices(),
     key_bits=st.integers(13, 63),
     sample=st.sampled_from([1, 7, 1 << 16]),
     block=st.sampled_from([3, 1 << 14]),
@@ -75,9 +80,9 @@ def test_packing_makes_no_difference(codes, key_bits, sample, block, threads):
     """Narrow keys split tokens over several sorts; a short sample misjudges widths."""
     expected = conditional_entropy(codes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefixes_module, "KEY_BITS", key_bits)
-        patch.setattr(prefixes_module, "SAMPLE", sample)
-        patch.setattr(prefixes_module, "BLOCK", block)
+        patch.setattr(prefixes, "KEY_BITS", key_bits)
+        patch.setattr(prefixes, "SAMPLE", sample)
+        patch.setattr(arrays, "BLOCK", block)
         patch.setattr(NumPyArrays, "threads", threads)
         assert_same(conditional_entropy(codes), expected)
         assert_same(conditional_entropy(np.asfortranarray(codes)), expected)
@@ -85,7 +90,7 @@ def test_packing_makes_no_difference(codes, key_bits, sample, block, threads):
         assert_same(summarize(count_prefixes(tensor, arrays=TorchArrays)), expected)
 
 
-@given(codes=matrices())
+@given(codes=token_matrices())
 @settings(max_examples=100, deadline=None)
 def test_chain_rule_and_bounds(codes):
     n = len(codes)
@@ -104,7 +109,7 @@ def test_chain_rule_and_bounds(codes):
     assert result.distinct_prefixes[-1] == n or not all_differ
 
 
-@given(codes=matrices(), seed=st.integers(0, 2**32))
+@given(codes=token_matrices(), seed=st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_rows_permuted_and_tokens_relabelled(codes, seed):
     rng = np.random.default_rng(seed)
@@ -148,9 +153,9 @@ def codes():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_form_makes_no_difference(form, codes, tmp_path, monkeypatch):
-    monkeypatch.setattr(prefixes_module, "BLOCK", 256)
-    monkeypatch.setattr(prefixes_module, "KEY_BITS", 32)  # several sorts
-    monkeypatch.setattr(prefixes_module, "SAMPLE", 500)
+    monkeypatch.setattr(arrays, "BLOCK", 256)
+    monkeypatch.setattr(prefixes, "KEY_BITS", 32)  # several sorts
+    monkeypatch.setattr(prefixes, "SAMPLE", 500)
     given = FORMS[form](codes, tmp_path / "codes.npy")
     assert_same(conditional_entropy(given), conditional_entropy(codes))
 
@@ -217,7 +222,22 @@ def test_smallest_matrices(shape):
     assert len(result.to_frame()) == shape[1]
 
 
-@given(codes=matrices(max_rows=25, max_length=5))
+@pytest.mark.parametrize("copies", [2, 5])
+def test_repeated_sequences_end_early(copies, codes, monkeypatch):
+    """Once no group splits the rest is compared, not sorted; a late difference is still seen."""
+    monkeypatch.setattr(prefixes, "KEY_BITS", 32)
+    whole = np.concatenate([codes] * copies)
+    last = np.arange(len(whole))[:, None] // 2999  # tells the copies apart at the very end
+    for array in (whole, np.hstack([whole, whole, last]), np.asfortranarray(whole)):
+        bits, distinct, unique = brute_force(array)
+        result = conditional_entropy(array)
+        assert result.bits == pytest.approx(bits, abs=1e-12)
+        assert np.array_equal(result.distinct_prefixes, distinct)
+        assert result.unique_share == pytest.approx(unique)
+        assert_same(summarize(count_prefixes(torch.from_numpy(array), None, TorchArrays)), result)
+
+
+@given(codes=token_matrices(max_rows=25, max_length=5))
 @settings(max_examples=40, deadline=None)
 def test_standard_error_is_the_jackknife(codes):
     n = len(codes)
@@ -314,6 +334,7 @@ OBJECTS = np.array([[1, 2], [3, 4]], dtype=object)
         (np.zeros((0, 4), int), ValueError, r"codes is empty: shape \(0, 4\), int64"),
         (np.zeros((4, 0), int), ValueError, r"empty: shape \(4, 0\)"),
         (np.zeros(4, int), ValueError, r"matrix \[N, T\], got shape \(4,\), int64"),
+        (np.broadcast_to(np.int8(0), (2**31, 2)), ValueError, "need vcqlib.sharded"),
         (np.zeros((4, 2, 2), int), ValueError, r"\(4, 2, 2\).*reshape"),
         (torch.zeros(3, dtype=torch.int64), ValueError, r"shape \(3,\), int64"),
         ([[1, 2], [3]], ValueError, "differ in length"),
@@ -330,8 +351,8 @@ def test_bad_codes(codes, error, message):
 @pytest.mark.parametrize("survive", [False, True])
 def test_bad_tokens_in_large_matrices_are_found_where_they_are_read(value, survive, monkeypatch):
     """Also when the bad token is only read in a later pass, through a subset of the rows."""
-    monkeypatch.setattr(entropy_module, "CHECKED_WHOLE", 0)
-    monkeypatch.setattr(prefixes_module, "KEY_BITS", 20)
+    monkeypatch.setattr(matrices, "CHECKED_WHOLE", 0)
+    monkeypatch.setattr(prefixes, "KEY_BITS", 20)
     codes = np.repeat(np.arange(500), 2)[:, None] * np.ones(12, int)
     codes = codes.astype(np.int64 if value < 0 else np.uint64)
     codes[700, 9 if survive else 0] = value
@@ -397,5 +418,5 @@ def test_extra_memory_is_bounded():
         conditional_entropy(codes)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        blocks = 40 * prefixes_module.BLOCK * NumPyArrays.threads
+        blocks = 40 * arrays.BLOCK * NumPyArrays.threads
         assert peak < 32 * n + blocks

@@ -13,7 +13,6 @@ where every prefix is unique it says nothing about the source at all.
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,13 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .prefixes import mapped_file, refine
+from .matrices import as_labels, as_matrix, is_tensor
+from .prefixes import refine
 from .progress import bar
 
 if TYPE_CHECKING:
     import pandas
 
-CHECKED_WHOLE = 1 << 24  # entries; larger matrices are checked only where they are read
+CHUNK = 1 << 18  # groups summed at once
 
 
 class Level(NamedTuple):
@@ -183,7 +183,7 @@ def conditional_entropy(codes: Any, labels: Any = None) -> ConditionalEntropy:
     one pass over the file and then the rows that are not unique yet.
 
     Args:
-        codes: integers [N, T], N ≥ 1 and T ≥ 1, from 0 to 2^63 − 1: NumPy of any strides,
+        codes: integers [N, T], 1 ≤ N < 2^31 and T ≥ 1, from 0 to 2^63 − 1: NumPy of any strides,
             `np.memmap`, or a torch tensor. CPU tensors are read in place, without a copy; those
             of another device are counted there. No codebook size is needed.
         labels: [N] integers or strings; adds one result for each class as `per_class`.
@@ -198,11 +198,11 @@ def conditional_entropy(codes: Any, labels: Any = None) -> ConditionalEntropy:
             too short, labels of another length or with NaN. Matrices above 2^24 entries, and
             memmaps, are checked where they are read: a bad token after the cliff changes nothing.
     """
-    codes = _matrix(codes)
+    codes = as_matrix(codes)
     result = summarize(count_prefixes(codes))
     if labels is None:
         return result
-    labels = _labels(labels, len(codes))
+    labels = as_labels(labels, len(codes))
     names, which = np.unique(labels, return_inverse=True)
     ends = np.cumsum(np.bincount(which))[:-1]
     rows = np.split(np.argsort(which, kind="stable"), ends)
@@ -220,6 +220,7 @@ def count_prefixes(codes: Any, rows: Any = None, arrays: Any = None) -> PrefixCo
         rows = torch.as_tensor(rows, device=codes.device)
     for sizes, parents in bar(refine(codes, rows, arrays), "positions", total=total, delay=2):
         levels.append(Level(*_histogram(sizes), _cross(sizes, parents)))
+        del sizes, parents  # not held while the next position is counted
     n = codes.shape[0] if rows is None else len(rows)
     return PrefixCounts(n, codes.shape[1], tuple(levels))
 
@@ -276,85 +277,12 @@ def _cross(sizes: Any, parents: Any) -> float:
         n = [x.double() for x in (sizes, parents)]
         own, above = ((x * x.log2() - (x - 1) * (x - 1).log2()) for x in n)
         return float((n[0] * own * above).sum())
-    most = int(parents.max())
-    if most > 1 << 16:
-        return float(np.dot(sizes * gain(sizes), gain(parents)))
-    table = np.concatenate([[0.0], gain(np.arange(1, most + 1))])
-    return float(np.dot(sizes * table[sizes], table[parents]))
-
-
-def _describe(array: Any) -> str:
-    return f"shape {tuple(array.shape)}, {str(array.dtype).removeprefix('torch.')}"
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether this is a torch tensor, found out without importing torch."""
-    return type(value).__module__.partition(".")[0] == "torch"
-
-
-def _matrix(codes: Any) -> Any:
-    """Return `codes` as a NumPy array, or as a tensor on its device, or say what is wrong."""
-    if is_tensor(codes):
-        if codes.is_floating_point() or codes.is_complex() or codes.element_size() == 0:
-            raise TypeError(f"codes must be integers, got {_describe(codes)}")
-        if codes.device.type == "cpu":
-            codes = codes.detach().numpy()
-    else:
-        try:
-            codes = np.asarray(codes)
-        except ValueError:
-            raise ValueError("codes must be a matrix [N, T]; its rows differ in length") from None
-    whole = not isinstance(codes, np.ndarray) or codes.dtype.kind in "iu"
-    if not whole or "bool" in str(codes.dtype):
-        raise TypeError(f"codes must be integers, got {_describe(codes)}")
-    if codes.ndim != 2:
-        hint = "; flatten each sequence: codes.reshape(len(codes), -1)" if codes.ndim > 2 else ""
-        raise ValueError(f"codes must be a matrix [N, T], got {_describe(codes)}{hint}")
-    if 0 in codes.shape:
-        raise ValueError(f"codes is empty: {_describe(codes)}")
-    if isinstance(codes, np.ndarray) and not _check_file(codes) and codes.size <= CHECKED_WHOLE:
-        _check_range(codes)
-    return codes
-
-
-def _check_range(codes: np.ndarray) -> None:
-    least, most = int(codes.min()), int(codes.max())
-    if least < 0 or most >= 1 << 63:
-        row, position = np.unravel_index(
-            codes.argmin() if least < 0 else codes.argmax(), codes.shape
-        )
-        raise ValueError(
-            f"codes ({_describe(codes)}) must be from 0 to 2^63-1, "
-            f"got {least if least < 0 else most} at codes[{row}, {position}]"
-        )
-
-
-def _check_file(codes: np.ndarray) -> bool:
-    """Whether this is a map of a file; refuse one whose file has become shorter than the map."""
-    mapped = mapped_file(codes)
-    if mapped is None:
-        return False
-    file: mmap.mmap = mapped.base
-    start = getattr(mapped, "offset", 0) // mmap.ALLOCATIONGRANULARITY
-    needed = start * mmap.ALLOCATIONGRANULARITY + len(file)
-    if file.size() < needed:  # reading on would end the process with a bus error
-        name = getattr(mapped, "filename", None) or "the mapped file"
-        raise ValueError(
-            f"codes ({_describe(codes)}) maps {needed} bytes of {name}, "
-            f"which now has only {file.size()}: it was cut short"
-        )
-    return True
-
-
-def _labels(labels: Any, n: int) -> np.ndarray:
-    if is_tensor(labels):
-        labels = labels.detach().cpu().numpy()
-    labels = np.asarray(labels)
-    if labels.shape != (n,):
-        raise ValueError(f"labels must have shape ({n},), one for each row: {_describe(labels)}")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        where = int(np.flatnonzero(np.isnan(labels))[0])
-        raise ValueError(f"labels ({_describe(labels)}) has NaN, first at labels[{where}]")
-    if labels.dtype.kind not in "iuUT":
-        raise TypeError(f"labels must be integers or strings, got {_describe(labels)}")
-    return labels
+    most, total = int(parents.max()), 0.0
+    table = gain(np.maximum(np.arange(most + 1), 1)) if most < len(sizes) else None
+    for lo in range(0, len(sizes), CHUNK):
+        own, above = sizes[lo : lo + CHUNK], parents[lo : lo + CHUNK]
+        if table is None:
+            total += float(np.dot(own * gain(own), gain(above)))
+        else:  # fewer logarithms
+            total += float(np.dot(own * table[own], table[above]))
+    return total

@@ -33,15 +33,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .entropy import (
-    CHECKED_WHOLE,
     ConditionalEntropy,
     Level,
     PrefixCounts,
-    _matrix,
     count_prefixes,
     gain,
     summarize,
 )
+from .matrices import CHECKED_WHOLE, as_matrix
 from .tokens import read_tokens
 
 SAMPLE = 1 << 16  # rows looked at to choose the depth
@@ -125,7 +124,7 @@ def _check_lengths(lengths: dict[Path, int]) -> None:
 
 def _codes(file: Path) -> np.ndarray:
     try:
-        return _matrix(read_tokens(file).codes)
+        return as_matrix(read_tokens(file).codes)
     except (TypeError, ValueError) as error:
         what = str(error)
         raise ValueError(what if str(file) in what else f"{file}: {what}") from None
