@@ -61,7 +61,7 @@ class Experiment:
     ar_steps: int = 1500
     ar_batch: int = 128
     dropout: float = 0.1
-    n_samples: int = 5000
+    n_samples: int = 2000
     device: str = "auto"
 
     def __post_init__(self) -> None:
