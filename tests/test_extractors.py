@@ -147,5 +147,5 @@ def test_weights_record_and_manifest_agree_and_damage_is_refused(monkeypatch, tm
     (tmp_path / name).write_bytes(weights)
     (tmp_path / "MANIFEST.json").write_bytes((data_root() / "MANIFEST.json").read_bytes())
     monkeypatch.setenv("VCQ_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match="fashion_classifier.safetensors is damaged .*git checkout"):
+    with pytest.raises(ValueError, match="classifier.safetensors is damaged .*git checkout"):
         load_extractor("classifier")
