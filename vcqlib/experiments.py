@@ -35,6 +35,7 @@ TOKENIZER_SOURCES = ("quantizer", "transformer", "tokenizer", "training", "datas
 AR_SOURCES = (*TOKENIZER_SOURCES, "codes", "autoregressive")
 METRIC_SOURCES = (*AR_SOURCES, "evaluation", "extractors")
 HELD_OUT = 10_000  # test images used for held-out likelihood and references, at most
+EVALUATED = 2000  # codes behind each point of a training curve, train and held-out
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Experiment:
     """One arm of a study. Field names are the notebooks' parameter names."""
 
     dataset: str = "fashion-mnist"
-    n_images: int = 6000
+    n_images: int = 3000
     image_size: int | None = None
     schedule: str | tuple[int, ...] = "loglinear"
     length: int = 16
@@ -58,7 +59,7 @@ class Experiment:
     tokenizer_steps: int = 3000
     tokenizer_batch: int = 128
     ar: str = "tiny"
-    ar_steps: int = 1500
+    ar_steps: int = 1000
     ar_batch: int = 128
     dropout: float = 0.1
     n_samples: int = 2000
@@ -288,7 +289,9 @@ def ar(e: Experiment) -> ARRun:
 
         def evaluate(model: ARModel, step: int) -> None:
             def bits(rows: Tensor, labels: Tensor, own: bool = False) -> list[float]:
-                return training.position_bits(model, rows[:5000], labels[:5000], own).tolist()
+                return training.position_bits(
+                    model, rows[:EVALUATED], labels[:EVALUATED], own
+                ).tolist()
 
             point = {"step": step, "train": bits(rows, labels),
                      "held_out": bits(test_rows, test_labels),
