@@ -52,6 +52,7 @@ CASES = {
     "uniform file": "vcqlib, K = 16384, row-major file",
     "uniform file position-major": "the same, position-major file",
     "uniform pandas": "pandas group-by, 4 positions, K = 16384",
+    "uniform pandas unsorted": "the same with sort=False",
     "loglinear pandas": "pandas group-by, 4 positions, log-linear",
     "uniform polars": "polars group-by, 4 positions, K = 16384",
     "loglinear polars": "polars group-by, 4 positions, log-linear",
@@ -98,7 +99,7 @@ def entropies(joint: list[float]) -> np.ndarray:
     return np.diff(joint, prepend=0.0)
 
 
-def by_pandas(codes: np.ndarray) -> Callable[[], np.ndarray]:
+def by_pandas(codes: np.ndarray, sort: bool = True) -> Callable[[], np.ndarray]:
     import pandas as pd
 
     names = [f"p{t}" for t in range(FIRST)]
@@ -107,7 +108,7 @@ def by_pandas(codes: np.ndarray) -> Callable[[], np.ndarray]:
     def run() -> np.ndarray:
         joint = []
         for t in range(1, FIRST + 1):
-            p = frame.groupby(names[:t], sort=False).size().to_numpy() / len(frame)
+            p = frame.groupby(names[:t], sort=sort).size().to_numpy() / len(frame)
             joint.append(-(p * np.log2(p)).sum())
         return entropies(joint)
 
@@ -166,6 +167,8 @@ def floor(codes: np.ndarray) -> Callable[[], np.ndarray]:
 def prepare(codes: np.ndarray, case: str, folder: Path) -> Callable[[], np.ndarray]:
     """A function that computes the entropies once; what it needs beforehand is built here."""
     conditional_entropy(codes[:100])  # what is loaded on first use is not part of the case
+    if "unsorted" in case:
+        return by_pandas(codes, sort=False)
     for name, make in (("pandas", by_pandas), ("polars", by_polars), ("trie", by_trie)):
         if name in case:
             return make(codes)
