@@ -26,6 +26,10 @@ OPEN = """() => {
 # `preload` would fetch the style sheets, which a browser refuses over file://.
 AXE_RUN = "() => axe.run({preload: false}).then(result => result.violations)"
 TYPESET = "() => window.MathJax?.startup?.promise?.then(() => true) ?? true"
+THEME = """wanted => {
+  const theme = document.documentElement.dataset.theme;
+  return !theme || theme === wanted;
+}"""
 FORMULAS = """() => [document.querySelectorAll('.math').length,
   document.querySelectorAll('.math > mjx-container, .math mjx-container').length,
   document.querySelectorAll('[data-mjx-error], mjx-merror').length]"""
@@ -40,13 +44,12 @@ WIDE = """width => {
 
 @dataclass
 class Visit:
-    """What one page did in one setting."""
+    """What one page did, opened once and shown in light, dark and phone width."""
 
     page: str
-    setting: str
     troubles: list[str] = field(default_factory=list)  # console errors, failed or outside requests
-    wide: list[str] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
+    wide: list[str] = field(default_factory=list)  # what is wider than a phone
+    violations: list[str] = field(default_factory=list)  # of axe-core's rules
     formulas: tuple[int, int, int] = (0, 0, 0)  # in the source, typeset, in error
 
 
@@ -90,29 +93,25 @@ def opened(browser: Browser, file: Path, visit: Visit, **options: Any) -> Iterat
         context.close()
 
 
-def visit(browser: Browser, folder: Path, name: str) -> list[Visit]:
-    """One page of the book in the three settings; axe-core runs in light and dark."""
-    visits = []
-    for scheme in ("light", "dark"):
-        seen = Visit(name, scheme)
-        size = {"width": 1280, "height": 900}
-        with opened(browser, folder / name, seen, color_scheme=scheme, viewport=size) as page:
-            page.evaluate(OPEN)
-            page.add_script_tag(content=AXE.read_text("utf-8"))
-            found = page.evaluate(AXE_RUN)
-            seen.violations = [
-                f"{rule['id']}: {node['target'][0]} {node['html'][:120]} {_reason(node)}"
-                for rule in found
+def visit(browser: Browser, folder: Path, name: str) -> Visit:
+    """One page of the book in three settings; axe-core runs in light and dark."""
+    seen = Visit(name)
+    size = {"width": 1280, "height": 900}
+    with opened(browser, folder / name, seen, viewport=size) as page:
+        page.evaluate(OPEN)
+        page.add_script_tag(content=AXE.read_text("utf-8"))
+        for scheme in ("light", "dark"):  # the book follows the reader's system
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_function(THEME, arg=scheme)
+            seen.violations += [
+                f"{scheme}: {rule['id']}: {node['target'][0]} {node['html'][:120]} {_reason(node)}"
+                for rule in page.evaluate(AXE_RUN)
                 for node in rule["nodes"]
             ]
-            seen.formulas = tuple(page.evaluate(FORMULAS))
-        visits.append(seen)
-    seen = Visit(name, "phone")
-    size = {"width": PHONE, "height": 844}
-    with opened(browser, folder / name, seen, viewport=size, is_mobile=True) as page:
-        page.evaluate(OPEN)
+        seen.formulas = tuple(page.evaluate(FORMULAS))
+        page.set_viewport_size({"width": PHONE, "height": 844})
         seen.wide = page.evaluate(WIDE, PHONE)
-    return [*visits, seen]
+    return seen
 
 
 def _reason(node: dict[str, Any]) -> str:

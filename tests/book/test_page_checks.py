@@ -68,11 +68,11 @@ def test_the_browser_finds_what_a_reader_would(tmp_path: Path) -> None:
         '<script>fetch("https://example.org/data.json").catch(() => 0);</script>',
     )
     with launched() as browser:
-        light, _, phone = visit(browser, tmp_path, "index.html")
-    troubles = " ".join(light.troubles)
+        seen = visit(browser, tmp_path, "index.html")
+    troubles = " ".join(seen.troubles)
     assert "a fault" in troubles
     assert "missing is not defined" in troubles
     assert "gone.png" in troubles
     assert "outside: https://example.org/data.json" in troubles
-    assert any("color-contrast" in fault for fault in light.violations)
-    assert "page is 900 px wide" in phone.wide[-1] or len(phone.wide) > 1
+    assert any("color-contrast" in fault for fault in seen.violations)
+    assert "page is 900 px wide" in seen.wide[-1] or len(seen.wide) > 1

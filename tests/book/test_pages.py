@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def visits(html: Path, browser: Browser) -> list[Visit]:
     """Every page in light, dark and phone width: visited once, judged by several tests."""
-    return [seen for name in load(html) for seen in visit(browser, html, name)]
+    return [visit(browser, html, name) for name in load(html)]
 
 
 def test_links_and_anchors_resolve(html: Path) -> None:
@@ -67,7 +67,7 @@ def test_chapters_carry_their_buttons(html: Path) -> None:
 
 
 def test_no_console_error_and_no_failed_or_outside_request(visits: list[Visit]) -> None:
-    assert [(seen.page, seen.setting, seen.troubles) for seen in visits if seen.troubles] == []
+    assert [(seen.page, seen.troubles) for seen in visits if seen.troubles] == []
 
 
 def test_no_sideways_scrolling_on_a_phone(visits: list[Visit]) -> None:
@@ -75,17 +75,17 @@ def test_no_sideways_scrolling_on_a_phone(visits: list[Visit]) -> None:
 
 
 def test_axe_finds_no_violation(visits: list[Visit]) -> None:
-    assert [(seen.page, seen.setting, seen.violations) for seen in visits if seen.violations] == []
+    assert [(seen.page, seen.violations) for seen in visits if seen.violations] == []
 
 
 def test_all_formulas_are_typeset(visits: list[Visit]) -> None:
-    counts = {seen.page: seen.formulas for seen in visits if seen.setting == "light"}
+    counts = {seen.page: seen.formulas for seen in visits}
     assert any(written for written, _, _ in counts.values())
     assert counts == {page: (written, written, 0) for page, (written, _, _) in counts.items()}
 
 
 def test_search_finds_a_chapter(html: Path, browser: Browser) -> None:
-    seen = Visit("search.html", "light")
+    seen = Visit("search.html")
     with opened(browser, html / "search.html", seen) as page:
         page.goto(f"{(html / 'search.html').as_uri()}?q=codebook")
         page.wait_for_selector("#search-results li a")
