@@ -60,7 +60,7 @@ class Experiment:
     tokenizer_batch: int = 128
     ar: str = "tiny"
     ar_steps: int = 1000
-    ar_batch: int = 128
+    ar_batch: int = 64
     dropout: float = 0.1
     n_samples: int = 2000
     device: str = "auto"
@@ -262,7 +262,7 @@ class ARRun:
         return model.to(self.model.head.weight.device).eval()
 
 
-def evaluation_steps(steps: int, points: int = 8) -> tuple[int, ...]:
+def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
     """Steps at which an AR run is evaluated: a geometric grid that ends at the last step."""
     grid = np.geomspace(max(1, steps / 32), steps, points)
     return tuple(sorted({int(round(s)) for s in grid}))
