@@ -13,7 +13,6 @@ import signal
 import sys
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
 HERE = Path(__file__).resolve().parent
@@ -54,7 +53,7 @@ def build(options: argparse.Namespace) -> int:
     book = Book(options.book.resolve())
     profile = profiles.load(options.profile, book.folder / "profiles")
     chapters = book.select(options.only)
-    given = {name: yaml.safe_load(value) for name, value in options.parameters}
+    given = {name: profiles.parse(name, text) for name, text in options.parameters}
     profiles.check(profile, book, chapters, set(given))
     if options.jobs < 1:
         raise Refused(f"--jobs must be at least 1, not {options.jobs}")

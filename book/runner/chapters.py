@@ -140,18 +140,22 @@ def _literal(source: str) -> Any:
 
 
 def _state(value: Any) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of the user's own files behind `folder:/path` or `/path.npy`."""
+    """Name, size and time of the user's own files: `folder:/path`, `file:/path`, `/path.npy`, …
+
+    Paths may stand in a list. A folder may also be named as it is (tokens, a file an image).
+    """
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _state(item)
     if not isinstance(value, str) or not value:
         return
-    path = Path(value.removeprefix("folder:")).expanduser()
+    path = Path(value.removeprefix("folder:").removeprefix("file:")).expanduser()
     if path.is_file():
         yield path.name, path.stat().st_size, path.stat().st_mtime_ns
-    elif value.startswith("folder:"):
-        for folder, _, names in sorted(os.walk(path)):
+    elif path.is_dir():
+        for folder, _, names in sorted(os.walk(path, followlinks=True)):
             for name in sorted(names):
-                file = os.stat(os.path.join(folder, name))
-                yield (
-                    os.path.relpath(os.path.join(folder, name), path),
-                    file.st_size,
-                    file.st_mtime_ns,
-                )
+                place = os.path.join(folder, name)
+                if os.path.exists(place):  # no link to nowhere
+                    file = os.stat(place)
+                    yield os.path.relpath(place, path), file.st_size, file.st_mtime_ns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,22 @@ class Profile:
         """What papermill is to override in this chapter: common < chapter's own < explicit."""
         own = self.chapters.get(chapter.name, {}).get("parameters", {})
         return chapter.overrides({**self.parameters, **own, **explicit})
+
+
+def parse(name: str, text: str) -> Any:
+    """The value of `-p NAME TEXT`: a Python literal (`None`, `1e-3`), else YAML (a word)."""
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise Refused(f"-p {name}: {text!r} is neither a Python literal nor YAML") from None
+    try:
+        return json.loads(json.dumps(found))  # as it will reach the chapter: a tuple is a list
+    except (TypeError, ValueError):
+        kind = type(found).__name__
+        raise Refused(f"-p {name}: {text!r} is a {kind}, which no chapter takes") from None
 
 
 def load(name: str, folder: Path) -> Profile:

@@ -66,7 +66,7 @@ def machine(root: Path) -> dict[str, str]:
         "commit": _say(["git", "-C", str(root), "describe", "--always", "--dirty"]) or "unknown",
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "processor": f"{_processor()}, {_cores()} cores",
         "memory": f"{memory:.0f} GiB",
         "GPU": _say(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "none",
     }
@@ -76,6 +76,13 @@ def machine(root: Path) -> dict[str, str]:
         except PackageNotFoundError:
             facts[package] = "not installed"
     return facts
+
+
+def _cores() -> int:
+    """Cores that this process may use; macOS knows only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from runner.chapters import INJECTED, PARAMETERS, Book, Chapter
+from runner.chapters import INJECTED, PARAMETERS, Book, Chapter, Refused
 
 STATISTICS = "<!-- run statistics -->"  # where appendix_environment.md gets its tables
 
@@ -22,13 +22,17 @@ STATISTICS = "<!-- run statistics -->"  # where appendix_environment.md gets its
 def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The source as it is now, with the outputs and the injected cell of its execution.
 
-    Prose and cell metadata may have changed since; the code cells are the same, in order.
+    Prose and cell metadata may have changed since; the code cells are the same, in order. If
+    someone has edited code while the book was being executed, the chapter is refused.
     """
     staged = copy.deepcopy(source)
     ran = [cell for cell in executed.cells if cell.cell_type == "code"]
     injected = [cell for cell in ran if INJECTED in cell.metadata.get("tags", [])]
     ran = [cell for cell in ran if INJECTED not in cell.metadata.get("tags", [])]
     code = [cell for cell in staged.cells if cell.cell_type == "code"]
+    if [cell.source for cell in code] != [cell.source for cell in ran]:
+        title = next((cell.source.partition("\n")[0] for cell in source.cells), "a chapter")
+        raise Refused(f"the code of {title!r} was changed while it was executed: build once more")
     for cell, result in zip(code, ran, strict=True):
         cell.outputs, cell.execution_count = result.outputs, result.execution_count
     for index, cell in enumerate(staged.cells):
@@ -95,6 +99,7 @@ def html(book: Book, out: Path, strict: bool) -> Path | None:
             print(f"    {line}", file=sys.stderr)
         print(f"Jupyter Book failed; its log: {log}", file=sys.stderr)
         return None
+    key_file.unlink(missing_ok=True)  # first: an interruption must not leave an older page's key
     shutil.rmtree(target, ignore_errors=True)
     (work / "_build" / "html").rename(target)
     shutil.rmtree(work)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import build
+from runner import profiles
 from runner.chapters import Chapter, Refused
+from runner.stage import merge
 from throwaway import ROOT, Throwaway
 
 BOTH = ["01_first", "02_second"]
@@ -51,6 +53,14 @@ def built(book: Throwaway) -> Throwaway:
             "unknown parameter of the chapters 'kmax': did you mean k_max?",
         ),
         (["tiny", "--jobs", "0"], "--jobs must be at least 1, not 0"),
+        (
+            ["tiny", "-p", "k_max", "[1, 2"],
+            "-p k_max: '[1, 2' is neither a Python literal nor YAML",
+        ),
+        (
+            ["tiny", "-p", "k_max", "2024-01-01"],
+            "-p k_max: '2024-01-01' is a date, which no chapter takes",
+        ),
     ],
 )
 def test_unknown_names_are_refused_before_anything_runs(
@@ -142,11 +152,36 @@ def test_the_users_own_file_is_data_too(book: Throwaway) -> None:
     codes = book.root / "codes.npy"
     codes.write_bytes(b"one")
     chapter = Chapter("01_first", book.book / "01_first.ipynb")
-    for value in (str(codes), f"folder:{book.root}"):
+    (book.root / "link").symlink_to(book.root / "nowhere")
+    values = (str(codes), [f"file:{codes}", "kjv"], str(book.root), f"folder:{book.root}")
+    for value in values:
         before = chapter.key({"k_max": value}, "")
         assert before == chapter.key({"k_max": value}, "")
         codes.write_bytes(codes.read_bytes() + b"more")
         assert before != chapter.key({"k_max": value}, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("None", None),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("(2, 4)", [2, 4]),
+        ("[shakespeare, kjv]", ["shakespeare", "kjv"]),
+        ("folder:/data/my images", "folder:/data/my images"),
+    ],
+)
+def test_a_parameter_reads_as_python_or_yaml(text: str, value: object) -> None:
+    assert profiles.parse("name", text) == value
+
+
+def test_code_edited_during_a_build_is_not_shown_with_older_outputs(built: Throwaway) -> None:
+    executed = built.executed("01_first")
+    built.chapter("01_first", code="k_max + 2")
+    source = Chapter("01_first", built.book / "01_first.ipynb").read()
+    with pytest.raises(Refused, match="'# Chapter first' was changed while it was executed"):
+        merge(source, executed)
 
 
 def test_a_failing_chapter_is_named_and_the_others_still_run(book: Throwaway) -> None:
