@@ -47,8 +47,8 @@ test: env ## lint, tests, smoke book, checks of its pages, chapters with other p
 serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/$(PROFILE)/html
 
-bench: env ## time the library and its peers side by side
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: env ## time the library and its peers side by side, on an otherwise idle machine
+	$(BIN)/python benchmarks/entropy.py $(ARGS)
 
 clean: ## remove what was built (the environment and the cached stages stay)
 	find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} + 2>/dev/null || true

@@ -42,24 +42,24 @@ from vcqlib.files import write_json  # noqa: E402
 K, FIRST, TRIE = 16384, 4, 4000
 CASES = {
     "uniform": "vcqlib, K = 16384, row-major",
-    "uniform position-major": "the same, position-major",
+    "uniform position-major": "vcqlib, K = 16384, position-major",
     "loglinear": "vcqlib, log-linear to 16384, row-major",
-    "loglinear position-major": "the same, position-major",
+    "loglinear position-major": "vcqlib, log-linear to 16384, position-major",
     "zipf": "vcqlib, Zipf(1) over 50257, row-major",
     "shakespeare": "vcqlib, Shakespeare in GPT-2 tokens, T = 64, disjoint windows",
-    "shakespeare every offset": "the same text, a window at every token",
+    "shakespeare every offset": "vcqlib, the same text, a window at every token",
     "uniform torch": "vcqlib's torch path on this CPU, K = 16384",
     "uniform file": "vcqlib, K = 16384, row-major file",
-    "uniform file position-major": "the same, position-major file",
+    "uniform file position-major": "vcqlib, K = 16384, position-major file",
     "uniform pandas": "pandas group-by, 4 positions, K = 16384",
-    "uniform pandas unsorted": "the same with sort=False",
+    "uniform pandas unsorted": "pandas group-by with sort=False, 4 positions, K = 16384",
     "loglinear pandas": "pandas group-by, 4 positions, log-linear",
     "uniform polars": "polars group-by, 4 positions, K = 16384",
     "loglinear polars": "polars group-by, 4 positions, log-linear",
     "uniform trie": f"Python trie, {TRIE} sequences, scaled to N",
     "uniform floor": "read the needed columns once, row-major",
     "uniform position-major floor": "read the needed columns once, position-major",
-    "loglinear position-major floor": "the same, log-linear",
+    "loglinear position-major floor": "read the needed columns once, log-linear, position-major",
 }
 
 

@@ -179,6 +179,15 @@ class ARModel(nn.Module):
             prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > length
         ):
             raise ValueError(f"prefix must be [{n}, m <= {length}], got {tuple(prefix.shape)}")
+        if prefix is not None:
+            sizes = torch.as_tensor(self.config.codebook_sizes, device=prefix.device)
+            wrong = ((prefix < 0) | (prefix >= sizes[: prefix.shape[1]])).nonzero()
+            if len(wrong):
+                b, t = wrong[0].tolist()
+                raise ValueError(
+                    f"prefix code {int(prefix[b, t])} at row {b}, position {t + 1} is outside "
+                    f"0..{int(sizes[t]) - 1}"
+                )
 
     @torch.no_grad()
     def generate(

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from .files import atomic_path, sha256_file
@@ -82,6 +83,7 @@ def load_images(
     n_images: int | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    at_most: int | None = None,
 ) -> ImageSet:
     """Load `n_images` of a set (None: all, in file order).
 
@@ -90,6 +92,7 @@ def load_images(
     gives 1000 for train, 200 for test).
     n_images: the first n of one order per seed that takes the classes in turn, so that subsets
     are balanced as far as the classes reach, and nested. Drawn images have that order already.
+    at_most: like n_images, but a smaller set is taken whole (in the seed's order).
     image_size: side in pixels; other images are scaled (antialiased) to it.
 
     Raises ValueError for an unknown name or split, or n_images larger than the set; TypeError
@@ -102,15 +105,16 @@ def load_images(
             raise ValueError(f"{what} must be a whole number of at least 1, got {value}")
     kind, _, argument = dataset.partition(":")
     if kind == "synthetic":
+        n_images = n_images or at_most
         return _synthetic(dataset, split, n_images, seed, image_size)
     if kind == "folder" and argument:
         listing = list_folder(argument, split)
-        chosen = _choose(dataset, listing.labels, n_images, seed)
+        chosen = _choose(dataset, listing.labels, n_images, seed, at_most)
         images = decode_images(tuple(listing.paths[i] for i in chosen), image_size)
         labels, classes = listing.labels[chosen], listing.classes
     elif dataset in LOADERS:
         images, labels, classes = LOADERS[dataset](split)
-        chosen = _choose(dataset, labels, n_images, seed)
+        chosen = _choose(dataset, labels, n_images, seed, at_most)
         images, labels = images[chosen], labels[chosen]
     else:
         raise unknown_name("data set", dataset, NAMES)
@@ -118,8 +122,12 @@ def load_images(
     return ImageSet(dataset, images, torch.from_numpy(labels.astype(np.int64)), classes)
 
 
-def _choose(name: str, labels: np.ndarray, n: int | None, seed: int) -> np.ndarray:
+def _choose(
+    name: str, labels: np.ndarray, n: int | None, seed: int, at_most: int | None = None
+) -> np.ndarray:
     """Indices of the first n images in the seed's order, which takes the classes in turn."""
+    if n is None and at_most is not None:
+        n = min(at_most, len(labels))
     if n is None:
         return np.arange(len(labels))
     if n > len(labels):
@@ -179,13 +187,20 @@ def _mnist(split: Split) -> Arrays:
     return _torchvision("MNIST", names, DIGITS)
 
 
+def _one_download() -> FileLock:
+    """Held while fetching, so that a second process waits and then finds whole files."""
+    cache_root().mkdir(parents=True, exist_ok=True)
+    return FileLock(cache_root() / ".download.lock")
+
+
 def _torchvision(name: str, files: tuple[str, ...], classes: tuple[str, ...]) -> Arrays:
     """An IDX set through torchvision's downloader, which checks MD5 sums."""
     from torchvision import datasets
 
     root = cache_root()
     try:
-        getattr(datasets, name)(root, download=True)
+        with _one_download():
+            getattr(datasets, name)(root, download=True)
     except Exception as error:  # network errors have no common type
         raise FileNotFoundError(
             f"{name} could not be downloaded ({error}): put its files into {root / name / 'raw'}"
@@ -209,8 +224,9 @@ def _digits(split: Split) -> Arrays:
 
 def _cifar10(split: Split) -> Arrays:
     folder = cache_root() / "cifar-10-batches-bin"
-    if not all((folder / name).is_file() for name in CIFAR10_FILES[split]):
-        _fetch_cifar10(folder)
+    with _one_download():
+        if not all((folder / name).is_file() for name in CIFAR10_FILES[split]):
+            _fetch_cifar10(folder)
     raw = [np.fromfile(folder / name, dtype=np.uint8) for name in CIFAR10_FILES[split]]
     for name, batch in zip(CIFAR10_FILES[split], raw, strict=True):
         if batch.size != 10_000 * 3073:

@@ -31,7 +31,8 @@ from .schedules import codebook_sizes
 from .tokenizer import Tokenizer, TokenizerConfig
 from .vendored import manifest
 
-TOKENIZER_SOURCES = ("quantizer", "transformer", "tokenizer", "training", "datasets")
+DATA_SOURCES = ("datasets", "image_folder", "synthetic")
+TOKENIZER_SOURCES = (*DATA_SOURCES, "quantizer", "transformer", "tokenizer", "training")
 AR_SOURCES = (*TOKENIZER_SOURCES, "codes", "autoregressive")
 METRIC_SOURCES = (*AR_SOURCES, "evaluation", "extractors")
 HELD_OUT = 10_000  # test images used for held-out likelihood and references, at most
@@ -130,7 +131,9 @@ class Experiment:
 
 
 @lru_cache(maxsize=4)
-def _load(dataset: str, split: str, n: int | None, seed: int, size: int | None) -> ImageSet:
+def _load(dataset: str, split: str, n: int, seed: int, size: int | None) -> ImageSet:
+    if split == "test":
+        return load_images(dataset, split, seed=seed, image_size=size, at_most=n)
     return load_images(dataset, split, n, seed=seed, image_size=size)
 
 
@@ -138,11 +141,9 @@ def images(e: Experiment, split: str = "train") -> ImageSet:
     """The experiment's N training images, or the fixed held-out test images."""
     if split == "train":
         return _load(e.dataset, "train", e.n_images, 0, e.image_size)
-    n = e.n_images if e.dataset.startswith("synthetic") else None
-    test = _load(e.dataset, "test", n, 0, e.image_size)
-    if len(test.labels) > HELD_OUT:
-        test = _load(e.dataset, "test", HELD_OUT, 0, e.image_size)
-    return test
+    n = e.n_images if e.dataset.startswith("synthetic") else HELD_OUT
+    # in the seed's order, which takes the classes in turn: a part of it is balanced too
+    return _load(e.dataset, "test", n, 0, e.image_size)
 
 
 # ------------------------------------------------------------------------- tokenizer
@@ -151,12 +152,29 @@ def images(e: Experiment, split: str = "train") -> ImageSet:
 _files = lru_cache(folder_digest)  # a folder of a million images is listed once
 
 
+def _tokenizer_recipe(e: Experiment) -> training.Recipe:
+    return training.Recipe(e.tokenizer_steps, e.tokenizer_batch, lr=2e-3, seed=e.seed)
+
+
+def _ar_recipe(e: Experiment) -> training.Recipe:
+    return training.Recipe(
+        e.ar_steps, e.ar_batch, lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, seed=e.seed
+    )
+
+
+def _recipe(recipe: training.Recipe) -> dict:
+    """What of a recipe the weights depend on."""
+    return {k: v for k, v in asdict(recipe).items() if k != "checkpoint_minutes"}
+
+
 def _tokenizer_inputs(e: Experiment) -> dict:
     sizes = e.sizes[::-1] if e.flipped else e.sizes
     names = ("dataset", "n_images", "image_size", "seed", "code_dim", "balance", "tokenizer",
              "tokenizer_steps", "tokenizer_batch", "k_max")  # fmt: skip
     inputs = {k: getattr(e, k) for k in names}
-    inputs |= {"sizes": list(sizes), "device": e.torch_device.type}
+    inputs |= {"sizes": list(sizes), "device": e.torch_device.type, "torch": torch.__version__}
+    inputs |= {"recipe": _recipe(_tokenizer_recipe(e)), "held_out": HELD_OUT}
+    inputs["data"] = {k: v["sha256"] for k, v in manifest().items() if k.startswith(e.dataset)}
     if e.dataset.startswith("folder:"):  # the user's own files may change under the same name
         inputs["files"] = _files(e.dataset.removeprefix("folder:"))
     return inputs
@@ -175,8 +193,7 @@ def _tokenizer_folder(e: Experiment) -> Path:
         with training.own_randomness(e.torch_device):
             torch.manual_seed(e.seed)
             model = Tokenizer(config).to(e.torch_device)
-        recipe = training.Recipe(e.tokenizer_steps, e.tokenizer_batch, lr=2e-3, seed=e.seed)
-        training.train_tokenizer(model, data.images, recipe, folder)
+        training.train_tokenizer(model, data.images, _tokenizer_recipe(e), folder)
         _save(folder, model, config.to_dict())
 
     return cache.stage("tokenizer", inputs, TOKENIZER_SOURCES, build)
@@ -269,8 +286,10 @@ def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
 
 
 def _ar_inputs(e: Experiment) -> dict:
-    names = ("ar", "ar_steps", "ar_batch", "dropout")
-    return _tokenizer_inputs(e) | {k: getattr(e, k) for k in names} | {"flipped": e.flipped}
+    inputs = {"ar": e.ar, "dropout": e.dropout, "flipped": e.flipped}
+    inputs |= {"ar_recipe": _recipe(_ar_recipe(e)), "evaluated": EVALUATED}
+    inputs["evaluate_at"] = evaluation_steps(e.ar_steps)
+    return _tokenizer_inputs(e) | inputs
 
 
 def ar(e: Experiment) -> ARRun:
@@ -301,10 +320,8 @@ def ar(e: Experiment) -> ARRun:
                 save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()},
                           temporary)  # fmt: skip
 
-        recipe = training.Recipe(e.ar_steps, e.ar_batch, lr=2e-3, betas=(0.9, 0.96),
-                                 weight_decay=0.03, seed=e.seed)  # fmt: skip
         grid = evaluation_steps(e.ar_steps)
-        training.train_ar(model, rows, labels, recipe, folder, grid, evaluate)
+        training.train_ar(model, rows, labels, _ar_recipe(e), folder, grid, evaluate)
         _save(folder, model, config.to_dict())
 
     folder = cache.stage("ar", _ar_inputs(e), AR_SOURCES, build)

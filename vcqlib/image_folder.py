@@ -148,7 +148,8 @@ def folder_digest(folder: str | Path) -> str:
     """Hash of the names, sizes and times of all files below `folder`: a change shows in it."""
     root = Path(folder).expanduser()
     seen = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+    walk = os.walk(root, followlinks=True)  # class folders may be links
+    for path in sorted(Path(at) / name for at, _, names in walk for name in names):
         stat = path.stat()
         seen.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return seen.hexdigest()

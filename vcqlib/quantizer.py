@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -73,7 +74,7 @@ class VariableCodebookQuantizer(nn.Module):
         balance: bool = False,
     ) -> None:
         super().__init__()
-        sizes = [int(k) for k in codebook_sizes]
+        sizes = [index(k) for k in codebook_sizes]  # refuses 2.9
         if not sizes:
             raise ValueError("codebook_sizes is empty")
         rows = max(sizes) if num_codes is None else int(num_codes)
@@ -110,6 +111,8 @@ class VariableCodebookQuantizer(nn.Module):
             raise ValueError(f"z must be [B, {len(self.sizes)}, {self.dim}], got {tuple(z.shape)}")
         z = z.float()
         if self.norm is not None:
+            if self.training and len(z) < 2:
+                raise ValueError("balance needs a batch of at least 2 in training, got 1")
             z = self.norm(z.flatten(1)).view_as(z)
         return F.normalize(z, dim=-1) if self.distance == "cosine" else z
 
@@ -143,6 +146,17 @@ class VariableCodebookQuantizer(nn.Module):
             else:
                 quantized = chosen
         return Quantized(quantized, codes, loss)
+
+    @torch.no_grad()
+    def encode(self, z: Tensor) -> Tensor:
+        """Codes int64 [B, T] of z [B, T, dim]; counts nothing and moves no statistics."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.autocast(z.device.type, enabled=False):
+                return self._search(self.prepare(z), self.rows())
+        finally:
+            self.train(was_training)
 
     def check(self, codes: Tensor) -> None:
         """Raise ValueError naming the first code outside its position's range."""

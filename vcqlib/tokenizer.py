@@ -34,9 +34,11 @@ class TokenizerConfig:
     patch: int = 4
 
     def __post_init__(self) -> None:
+        if not self.codebook_sizes:
+            raise ValueError("codebook_sizes is empty")
         if self.backbone not in ("mlp", "vit"):
             raise ValueError(f"backbone must be 'mlp' or 'vit', got {self.backbone!r}")
-        for name in ("num_codes", "image_size", "channels", "code_dim", "width", "depth"):
+        for name in ("num_codes", "image_size", "channels", "code_dim", "width", "depth", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.backbone == "vit" and self.image_size % self.patch:
@@ -198,7 +200,7 @@ class Tokenizer(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Codes of the images, int64 [B, T]."""
         self._check(images)
-        return self.quantizer(self.encoder(images)).codes
+        return self.quantizer.encode(self.encoder(images))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images [B, C, H, W] in [−1, 1] from codes int64 [B, m ≤ T].

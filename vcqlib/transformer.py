@@ -66,7 +66,9 @@ class Attention(nn.Module):
         q, k = q.to(v.dtype), k.to(v.dtype)
         if cache is not None:
             # a single new position may see all earlier ones: no mask is needed
-            causal = causal and cache.length == 0 and q.shape[2] > 1
+            if cache.length and q.shape[2] > 1:
+                raise ValueError(f"a filled cache takes one position at a time, got {q.shape[2]}")
+            causal = causal and q.shape[2] > 1
             k, v = cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
