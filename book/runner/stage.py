@@ -18,6 +18,8 @@ from runner.chapters import INJECTED, PARAMETERS, Book, Chapter, Refused
 
 STATISTICS = "<!-- run statistics -->"  # where appendix_environment.md gets its tables
 
+RELEASED = "1795392000"  # 2026-11-23: pages must not differ from one day to the next
+
 
 def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The source as it is now, with the outputs and the injected cell of its execution.
@@ -87,7 +89,7 @@ def html(book: Book, out: Path, strict: bool) -> Path | None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": "0"},
+        env={**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": RELEASED},
     )
     log = out / "logs" / "html.log"
     log.parent.mkdir(parents=True, exist_ok=True)
