@@ -9,6 +9,7 @@ A chapter is executed again only when its code, its parameters, vcqlib or the da
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -85,7 +86,9 @@ def build(options: argparse.Namespace) -> int:
             run.note(chapter.name, keys[chapter.name], overridden[chapter.name], seconds)
             status.finished(chapter.name, seconds)
 
-        executor = Executor(book.root, out, int(profile.threads), profile.timeout, options.jobs)
+        cores = os.cpu_count() or 1
+        threads = max(1, min(int(profile.threads), cores // options.jobs))
+        executor = Executor(book.root, out, threads, profile.timeout, options.jobs)
         failures = executor.run(work, finished, status.show)
         if failures:
             print(f"{len(failures)} of {len(chapters)} chapters failed; no HTML", file=sys.stderr)

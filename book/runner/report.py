@@ -54,7 +54,7 @@ class Run:
             budget = profile.budget(name)
             shown = f"{budget:g} s" if budget else "none"
             lines.append(f"| {name} | {entry['seconds']:.1f} s | {shown} | {entry['finished']} |")
-        lines += ["", "| environment | |", "|---|---|"]
+        lines += ["", "| environment | value |", "|---|---|"]
         facts = self.record.get("machine", {})
         return "\n".join(lines + [f"| {name} | {value} |" for name, value in sorted(facts.items())])
 

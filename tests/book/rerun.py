@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import papermill
 
-from runner.chapters import Book, Chapter
+from runner.chapters import Book
 from throwaway import ROOT
 
 BOOK = Book(ROOT / "book")
@@ -62,12 +62,6 @@ def rerun(name: str, folder: Path, **parameters: Any) -> Rerun:
         str(chapter.path), str(path), parameters, progress_bar=False, cwd=str(ROOT)
     )
     return Rerun(executed)
-
-
-def declared(chapter: Chapter, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Those of the parameters that the chapter declares."""
-    names = chapter.declared()
-    return {name: value for name, value in parameters.items() if name in names}
 
 
 def _value(data: dict[str, str]) -> Any:
