@@ -64,7 +64,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
-    seen = Visit("explorer", "light")
+    seen = Visit("explorer")
     with opened(browser, harness(tmp_path), seen) as page:
         page.check("[name=all]")
         page.click("summary")
@@ -192,7 +192,7 @@ def test_an_impossible_number_is_refused_in_words(page: Page, name: str, text: s
 
 def test_it_is_accessible_in_both_modes_and_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
     file = harness(tmp_path, schedule="loglinear")
-    seen = Visit("explorer", "any")
+    seen = Visit("explorer")
     for theme in ("light", "dark"):
         with opened(browser, file, seen) as page:
             paint = {"light": "#fff; color: #222", "dark": "#14181e; color: #ced6dd"}[theme]
@@ -220,7 +220,7 @@ def test_paper_and_pages_without_scripts_show_the_static_picture(
     browser: Browser, tmp_path: Path
 ) -> None:
     file = harness(tmp_path)
-    seen = Visit("explorer", "print")
+    seen = Visit("explorer")
     with opened(browser, file, seen) as page:
         page.emulate_media(media="print")
         assert page.is_visible(".vcq-fallback") and not page.is_visible(".vcq-live")
