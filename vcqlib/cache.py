@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .files import read_json, sha256_file, write_json
+from .files import read_record, sha256_file, write_record
 
 _wait: ContextVar[bool] = ContextVar("wait", default=True)
 
@@ -58,11 +58,21 @@ def _intact(folder: Path) -> bool:
     """True if the stage is finished; a finished stage with a changed file is an error."""
     if not (folder / "done.json").exists():
         return False
-    for name, digest in read_json(folder / "done.json")["files"].items():
+    try:
+        files = read_record(folder / "done.json", unsealed=True)["files"].items()
+    except (ValueError, KeyError, AttributeError) as error:
+        what = error if isinstance(error, ValueError) else f"{folder / 'done.json'} is damaged"
+        raise ValueError(f"{what}: delete {folder} to compute it again") from None
+    for name, digest in files:
         path = folder / name
         if not path.exists() or sha256_file(path) != digest:
             raise ValueError(f"{path} is missing or damaged: delete {folder} to compute it again")
     return True
+
+
+def has(name: str, inputs: dict, modules: tuple[str, ...]) -> bool:
+    """Whether a stage is finished."""
+    return (root() / key(name, inputs, modules) / "done.json").exists()
 
 
 def stage(name: str, inputs: dict, modules: tuple[str, ...], build: Callable[[Path], None]) -> Path:
@@ -95,7 +105,7 @@ def stage(name: str, inputs: dict, modules: tuple[str, ...], build: Callable[[Pa
                     "seconds": round(time.monotonic() - start, 1),
                     "files": {str(p.relative_to(folder)): sha256_file(p) for p in files},
                 }
-                write_json(folder / "done.json", record)
+                write_record(folder / "done.json", record)
     except Timeout:
         raise Busy(name) from None
     return folder

@@ -1,4 +1,8 @@
-"""Files that are whole or absent: written to a temporary name, then renamed."""
+"""Files that are whole or absent, and that know when a byte of them has changed.
+
+Written to a temporary name, then renamed. Records and tensors carry a format number and a SHA-256
+of their own content, so that a flipped byte is an error that names the file.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +10,167 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1  # of records and tensor files; raised when an older reader would misread them
+SEAL, VERSION = "sha256", "format"
+LARGEST_HEADER = 100 << 20  # bytes of a safetensors header, as in the format's own library
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    Raises OSError with one line that names `path` if there is no space or no permission.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise _unwritten(path, error) from None
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        try:
+            yield temporary
+        except Exception as error:  # safetensors has its own type for a full disk
+            ours = isinstance(error, OSError) and error.filename in (None, name, temporary)
+            if ours or "SafetensorError" in type(error).__name__:
+                raise _unwritten(path, error) from error
+            raise
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _unwritten(path: Path, error: Exception) -> OSError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(
+        str(error).split()
+    )
+    number = error.errno if isinstance(error, OSError) else None
+    unwritten = OSError(f"{path} could not be written ({reason}); what was there before is kept")
+    unwritten.errno = number
+    return unwritten
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as sorted, indented JSON; NaN and infinity are refused."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    text = _text(value)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
     """Read JSON; a damaged file is a ValueError that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_record(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its format number and the SHA-256 of all the rest."""
+    value = {**value, VERSION: FORMAT}
+    write_json(path, {**value, SEAL: _digest(value)})
+
+
+def read_record(path: str | Path, unsealed: bool = False) -> dict[str, Any]:
+    """What `write_record` wrote, without format and SHA-256.
+
+    Raises ValueError naming the file if a byte of it changed, or it has another format. With
+    `unsealed`, records from before there was either are taken as they are.
+    """
+    raw = Path(path).read_bytes()
+    value = read_json(path)
+    if unsealed and isinstance(value, dict) and not {SEAL, VERSION} & value.keys():
+        return value
+    check_format(path, value)
+    if raw != _text(value).encode() or value.pop(SEAL, None) != _digest(value):
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the recorded one")
+    del value[VERSION]
+    return value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_text(value).encode()).hexdigest()
+
+
+def check_format(path: str | Path, value: Any) -> None:
+    """Refuse a record of another format number, with the way out."""
+    found = value.get(VERSION) if isinstance(value, dict) else None
+    if found != FORMAT or isinstance(found, bool):
+        age = "newer: update vcqlib" if isinstance(found, int) and found > FORMAT else "not known"
+        raise ValueError(
+            f"{path} has format {found!r}, this vcqlib reads {FORMAT} ({age}), or remove the file "
+            "and compute it again"
+        )
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], info: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, with `info`, a format number and a SHA-256 in the header."""
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    header = {**(info or {}), VERSION: str(FORMAT)}
+    header[SEAL] = _tensor_digest(whole, header)
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata=header)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the `info` of a file that `save_tensors` wrote.
+
+    Raises ValueError naming the file if it is no such file, a byte changed, or its format is
+    another; FileNotFoundError if there is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    with open(path, "rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > min(LARGEST_HEADER, path.stat().st_size - 8):
+        raise ValueError(f"{path} is damaged: its header claims {header:,} bytes")
+    try:
+        with safe_open(path, "pt") as file:
+            info = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    seal = info.pop(SEAL, None)
+    if seal is None or seal != _tensor_digest(tensors, info):
+        raise ValueError(
+            f"{path} is damaged: it does not have the SHA-256 that it was written with"
+        )
+    check_format(path, {VERSION: int(info.pop(VERSION))})
+    return tensors, info
+
+
+def _tensor_digest(tensors: Mapping[str, Tensor], info: Mapping[str, str]) -> str:
+    """SHA-256 over names, types, shapes, values and the header's other entries."""
+    import torch
+
+    seen = hashlib.sha256(_text(dict(info)).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        seen.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        seen.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return seen.hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:

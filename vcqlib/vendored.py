@@ -29,7 +29,14 @@ def data_root() -> Path:
 def manifest() -> dict[str, dict[str, Any]]:
     """Vendored files: path below the data root -> sha256, bytes, licence, source; may be {}."""
     path = data_root() / "MANIFEST.json"
-    return read_json(path) if path.is_file() else {}
+    entries = read_json(path) if path.is_file() else {}
+    whole = isinstance(entries, dict) and all(
+        isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys()
+        for entry in entries.values()
+    )
+    if not whole:
+        raise ValueError(f"{path} is damaged: restore it with `git checkout -- data/MANIFEST.json`")
+    return entries
 
 
 def read_vendored(name: str) -> bytes:
@@ -44,12 +51,13 @@ def read_vendored(name: str) -> bytes:
             f"{name} is not listed in {root / 'MANIFEST.json'}: set VCQ_DATA to the data/ folder "
             "of a clone of the project"
         )
-    expected = f"expected {entry['bytes']} bytes with SHA-256 {entry['sha256'][:16]}…"
+    expected = f"expected {entry['bytes']} bytes with SHA-256 {str(entry['sha256'])[:16]}…"
     restore = f"restore it with `git checkout -- data/{name}`"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing ({expected}): {restore}")
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+    same = len(content) == entry["bytes"]
+    if not same or hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path} is damaged ({expected}): {restore}")
     return gzip.decompress(content) if name.endswith(".gz") else content
 
