@@ -16,6 +16,7 @@ import numpy as np
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
+from . import study_commands
 from .files import atomic_path, write_json
 from .progress import bar
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .entropy import ConditionalEntropy
 
 app = SubcommandApp()
+app.command(study_commands.study)
+app.command(study_commands.reproduce)
 
 HEAD, TAIL = 16, 4  # rows of the table that are shown of a long curve
 

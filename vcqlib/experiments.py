@@ -6,10 +6,10 @@ and in parallel, asks for the stage it needs and trains or reuses.
 
 from __future__ import annotations
 
-import difflib
+import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,12 +22,12 @@ from . import autoregressive, cache, evaluation, extractors, training
 from . import tokenizer as tokenizers
 from .autoregressive import ARConfig, ARModel
 from .codes import CodeStore, open_codes, write_codes
+from .configuration import Experiment
 from .datasets import ImageSet, load_images, to_uint8
 from .entropy import conditional_entropy
 from .files import atomic_path, read_json, write_json
 from .image_folder import folder_digest
 from .progress import bar
-from .schedules import codebook_sizes
 from .tokenizer import Tokenizer, TokenizerConfig
 from .vendored import manifest
 
@@ -37,94 +37,6 @@ AR_SOURCES = (*TOKENIZER_SOURCES, "codes", "autoregressive")
 METRIC_SOURCES = (*AR_SOURCES, "evaluation", "extractors")
 HELD_OUT = 10_000  # test images used for held-out likelihood and references, at most
 EVALUATED = 2000  # codes behind each point of a training curve, train and held-out
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One arm of a study. Field names are the notebooks' parameter names."""
-
-    dataset: str = "fashion-mnist"
-    n_images: int = 3000
-    image_size: int | None = None
-    schedule: str | tuple[int, ...] = "loglinear"
-    length: int = 16
-    k_max: int = 256
-    k_min: int = 2
-    ramp: int | None = None
-    power: float = 1.0
-    of: str | tuple[int, ...] = "loglinear"
-    seed: int = 0
-    code_dim: int = 8
-    balance: bool = True
-    tokenizer: str = "mlp"
-    tokenizer_steps: int = 3000
-    tokenizer_batch: int = 128
-    ar: str = "tiny"
-    ar_steps: int = 1000
-    ar_batch: int = 64
-    dropout: float = 0.1
-    n_samples: int = 2000
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("schedule", "of"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("n_images", "length", "code_dim", "tokenizer_steps", "tokenizer_batch",
-                     "ar_steps", "ar_batch", "n_samples"):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
-        if self.n_images < 2:
-            raise ValueError("n_images must be at least 2: one image has nothing to memorise")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        for name, known in (
-            ("tokenizer", tokenizers.PRESETS),
-            ("ar", autoregressive.PRESETS),
-            ("device", {"auto": 0, "cpu": 0, "cuda": 0}),
-        ):
-            value = getattr(self, name)
-            if value not in known:
-                near = difflib.get_close_matches(str(value), known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown {name} {value!r}{hint} (known: {', '.join(known)})")
-        _ = self.sizes  # refuses an impossible schedule
-
-    @classmethod
-    def of_parameters(cls, values: dict, **changes) -> Experiment:
-        """The experiment that a notebook's globals describe; names that are no fields are left."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in values.items() if k in known} | changes)
-
-    def arm(self, schedule: str | tuple[int, ...], **changes) -> Experiment:
-        """The same experiment with another schedule."""
-        return replace(self, schedule=schedule, **changes)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """K_1..K_T as the AR model sees them."""
-        k = codebook_sizes(
-            self.schedule, self.length, self.k_max, self.k_min, self.ramp, self.power, self.of
-        )
-        return tuple(k.tolist())
-
-    @property
-    def flipped(self) -> bool:
-        """True for the arm whose codes are those of `of` with their columns flipped."""
-        return self.schedule == "reversed"
-
-    @property
-    def torch_device(self) -> torch.device:
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
-
-    def to_dict(self) -> dict:
-        return json.loads(json.dumps(asdict(self)))
 
 
 # ---------------------------------------------------------------------------- images
@@ -172,6 +84,7 @@ def _tokenizer_inputs(e: Experiment) -> dict:
     names = ("dataset", "n_images", "image_size", "seed", "code_dim", "balance", "tokenizer",
              "tokenizer_steps", "tokenizer_batch", "k_max")  # fmt: skip
     inputs = {k: getattr(e, k) for k in names}
+    inputs["n_images"] = e.tokenizer_images or e.n_images
     inputs |= {"sizes": list(sizes), "device": e.torch_device.type, "torch": torch.__version__}
     inputs |= {"recipe": _recipe(_tokenizer_recipe(e)), "held_out": HELD_OUT}
     inputs["data"] = {k: v["sha256"] for k, v in manifest().items() if k.startswith(e.dataset)}
@@ -180,11 +93,12 @@ def _tokenizer_inputs(e: Experiment) -> dict:
     return inputs
 
 
-def _tokenizer_folder(e: Experiment) -> Path:
+def tokenizer_folder(e: Experiment) -> Path:
+    """Folder of the finished tokenizer stage of an arm."""
     inputs = _tokenizer_inputs(e)
 
     def build(folder: Path) -> None:
-        data = images(e)
+        data = images(replace(e, n_images=inputs["n_images"]))
         config = TokenizerConfig(
             codebook_sizes=tuple(inputs["sizes"]), num_codes=e.k_max,
             image_size=data.images.shape[-1], channels=data.images.shape[1],
@@ -201,7 +115,7 @@ def _tokenizer_folder(e: Experiment) -> Path:
 
 def tokenizer(e: Experiment) -> Tokenizer:
     """The trained tokenizer of an arm, in eval mode. Reversed arms share that of `of`."""
-    folder = _tokenizer_folder(e)
+    folder = tokenizer_folder(e)
     model = Tokenizer(TokenizerConfig.from_dict(read_json(folder / "config.json")))
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.to(e.torch_device).eval()
@@ -209,7 +123,7 @@ def tokenizer(e: Experiment) -> Tokenizer:
 
 def tokenizer_curve(e: Experiment) -> list[dict]:
     """The tokenizer's training log: `step`, and of its batch `mse` and `quantizer` (loss)."""
-    lines = (_tokenizer_folder(e) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tokenizer_folder(e) / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -225,6 +139,12 @@ def _save(folder: Path, model: torch.nn.Module, config: dict) -> None:
 # ----------------------------------------------------------------------------- codes
 
 
+def _code_inputs(e: Experiment) -> dict:
+    """The tokenizer's inputs, and the images it encodes where these are not all it has seen."""
+    encoded = {"encoded": e.n_images} if e.tokenizer_images else {}
+    return _tokenizer_inputs(e) | encoded
+
+
 def codes(e: Experiment, split: str = "train") -> CodeStore:
     """The codes [N, T] of the arm's training (or held-out test) images."""
 
@@ -233,7 +153,7 @@ def codes(e: Experiment, split: str = "train") -> CodeStore:
         rows = torch.cat([c.cpu() for c in training.encode(model, data.images)]).numpy()
         write_codes(folder, rows, data.labels.numpy(), model.config.codebook_sizes, inputs)
 
-    inputs = _tokenizer_inputs(e) | {"split": split}
+    inputs = _code_inputs(e) | {"split": split}
     store = open_codes(
         cache.stage("codes", inputs, (*TOKENIZER_SOURCES, "codes"), build), verify=False
     )
@@ -289,7 +209,16 @@ def _ar_inputs(e: Experiment) -> dict:
     inputs = {"ar": e.ar, "dropout": e.dropout, "flipped": e.flipped}
     inputs |= {"ar_recipe": _recipe(_ar_recipe(e)), "evaluated": EVALUATED}
     inputs["evaluate_at"] = evaluation_steps(e.ar_steps)
-    return _tokenizer_inputs(e) | inputs
+    return _code_inputs(e) | inputs
+
+
+def fingerprint(e: Experiment) -> str:
+    """Hash of all that the results of an arm depend on, but for code, versions and device."""
+    inputs = _ar_inputs(e) | {"n_samples": e.n_samples}
+    inputs |= {"shapes": [tokenizers.PRESETS[e.tokenizer], autoregressive.PRESETS[e.ar]]}
+    resolved = {k: v for k, v in inputs.items() if k not in ("torch", "device")}
+    text = json.dumps(resolved, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def ar(e: Experiment) -> ARRun:
@@ -373,7 +302,13 @@ def marginal_codes(e: Experiment, n: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.stack(columns, 1).astype(np.int64))
 
 
-@lru_cache(maxsize=8)
+def features(e: Experiment, split: str, name: str) -> np.ndarray:
+    """Features [N, d] of the images of a split, which all arms share."""
+    shared = Experiment(dataset=e.dataset, n_images=e.n_images, image_size=e.image_size)
+    return _features(shared, split, name)
+
+
+@lru_cache(maxsize=4)
 def _features(e: Experiment, split: str, name: str) -> np.ndarray:
     return extractors.load_extractor(name)(images(e, split).images)
 
@@ -398,7 +333,7 @@ def metrics(e: Experiment) -> dict:
 def _measure(e: Experiment, name: str) -> dict:
     extract = extractors.load_extractor(name)
     test = images(e, "test")
-    reference, train = _features(e, "test", name), _features(e, "train", name)
+    reference, train = features(e, "test", name), features(e, "train", name)
     store, held_out, run = codes(e), codes(e, "test"), ar(e)
 
     rebuilt = decode(e, _tensors(held_out)[0])
@@ -412,19 +347,26 @@ def _measure(e: Experiment, name: str) -> dict:
     result["used"] = [int(np.unique(store.codes[:, t]).size) for t in range(e.length)]
     for label, step in (("last", e.ar_steps), ("best", run.best_step)):
         drawn = generate(e, run.at(step))
-        features = extract(drawn.images)
-        n = min(len(reference), len(features))  # precision and recall need equal counts
-        precision, recall = evaluation.precision_recall(reference[:n], features[:n])
+        fake = extract(drawn.images)
+        n = min(len(reference), len(fake))  # precision and recall need equal counts
+        precision, recall = evaluation.precision_recall(reference[:n], fake[:n])
         result[label] = {
             "step": step,
-            "gfd": evaluation.frechet_distance(features, reference),
-            "gfd_train": evaluation.frechet_distance(features, train),
+            "gfd": evaluation.frechet_distance(fake, reference),
+            "gfd_train": evaluation.frechet_distance(fake, train),
             "precision": precision, "recall": recall,
         }  # fmt: skip
     floor = decode(e, marginal_codes(e, e.n_samples))
     result["gfd_marginals"] = evaluation.frechet_distance(extract(floor), reference)
     result["real_real"] = evaluation.frechet_distance(train, reference)
     return result
+
+
+def finished(e: Experiment) -> list[str]:
+    """Names of the trainings of an arm that are in the cache."""
+    trainings = {"tokenizer": (_tokenizer_inputs(e), TOKENIZER_SOURCES),
+                 "ar": (_ar_inputs(e), AR_SOURCES)}  # fmt: skip
+    return [name for name, (inputs, code) in trainings.items() if cache.has(name, inputs, code)]
 
 
 def prepare(experiments: Iterable[Experiment], until: str = "metrics") -> None:

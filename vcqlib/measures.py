@@ -1,0 +1,125 @@
+"""What a study measures of one arm: everything `experiments.metrics` has, and what takes longer.
+
+The grids are the same for every arm, the control included, and are listed here: no arm is tuned
+with more tries than another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import cache, evaluation, extractors
+from . import experiments as ex
+from .configuration import Experiment
+from .datasets import to_float
+from .files import read_json, write_json
+
+TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
+GUIDANCE = (1.0, 1.5, 2.0, 3.0)  # constant classifier-free guidance scales
+PROBED = 6000  # training images behind a linear probe, at most
+COMPARED = 2000  # held-out images that give the yardstick for copies, at most
+
+
+def measure(e: Experiment, sweeps: bool = False) -> dict:
+    """Metrics of one arm, cached; with `sweeps` also temperatures, guidance and probes."""
+    name = extractors.default_extractor(e.dataset)
+    inputs = {"arm": ex.fingerprint(e), "run": ex.ar(e).folder.name, "extractor": name}
+    inputs |= {"sweeps": sweeps, "grids": [TEMPERATURES, GUIDANCE, PROBED, COMPARED]}
+
+    def build(folder: Path) -> None:
+        write_json(folder / "measures.json", ex.metrics(e) | _measure(e, name, sweeps))
+
+    sources = (*ex.METRIC_SOURCES, "entropy", "experiments", "measures")
+    return read_json(cache.stage("measures", inputs, sources, build) / "measures.json")
+
+
+def _measure(e: Experiment, name: str, sweeps: bool) -> dict:
+    extract = extractors.load_extractor(name)
+    reference, known = ex.features(e, "test", name), ex.features(e, "train", name)
+    run = ex.ar(e)
+
+    def gfd(model, against=reference, **sampling) -> float:
+        return evaluation.frechet_distance(
+            extract(ex.generate(e, model, **sampling).images), against
+        )
+
+    result: dict = {"curve": run.curve, "best_step": run.best_step}
+    result["parameters"] = {
+        "tokenizer": _count(ex.tokenizer(e)),
+        "ar": _count(run.model),
+        "vocabulary": run.model.config.vocabulary,
+    }
+    result["gfd_by_step"] = {str(step): gfd(run.at(step)) for step in run.steps}
+    drawn = ex.generate(e, run.model)
+    features = extract(drawn.images)
+    result["kid"] = evaluation.kernel_distance(features, reference)
+    if isinstance(extract, extractors.ClassifierExtractor):
+        result["class_score"] = evaluation.class_score(extract.probabilities(drawn.images))
+    result["copies"] = _copies(e, drawn, features, reference, known)
+    if sweeps:
+        result["gfd_by_temperature"] = {str(t): gfd(run.model, temperature=t) for t in TEMPERATURES}
+        result["gfd_by_guidance"] = {str(s): gfd(run.model, cfg_scale=s) for s in GUIDANCE}
+        result["probe"] = _probes(e)
+    return result
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _copies(e: Experiment, drawn: ex.Samples, features, reference, known) -> dict:
+    """Share of samples nearer to a training image than 99 % of the held-out images are."""
+    test, train = ex.images(e, "test").images, ex.images(e).images
+    found = {}
+    for kind, samples, held_out, training in (
+        ("features", features, reference[:COMPARED], known),
+        ("pixels", drawn.images, test[:COMPARED], train),
+    ):
+        _, distance = evaluation.nearest_training(samples, training)
+        _, usual = evaluation.nearest_training(held_out, training)
+        found[kind] = evaluation.count_copies(distance, usual).fraction
+        found[f"{kind}_distance"] = float(np.median(distance) / np.median(usual))
+    sequences = {tuple(row) for row in ex.codes(e).codes.tolist()}
+    found["codes"] = float(np.mean([tuple(row) in sequences for row in drawn.codes.tolist()]))
+    return found
+
+
+def _probes(e: Experiment) -> dict[str, list[float]]:
+    """Accuracy of a linear probe on the first 1..T tokens, for three readings of a token."""
+    train, test = ex.images(e), ex.images(e, "test")
+    own, other = ex.codes(e).codes[:PROBED], ex.codes(e, "test").codes
+    y, y_test = train.labels[:PROBED], test.labels
+    readings = {
+        "encoder outputs": (
+            encoder_outputs(e, train.images[:PROBED]),
+            encoder_outputs(e, test.images),
+        ),
+        "code vectors": (code_vectors(e, own), code_vectors(e, other)),
+        "one-hot codes": (own, other),
+    }
+    return {
+        reading: evaluation.prefix_probe(x, y, x_test, y_test).tolist()
+        for reading, (x, x_test) in readings.items()
+    }
+
+
+@torch.inference_mode()
+def encoder_outputs(e: Experiment, images: Tensor) -> Tensor:
+    """Continuous vectors [N, T, d] of uint8 images, in the order in which the AR model reads."""
+    model = ex.tokenizer(e)
+    parts = [model.features(to_float(x).to(e.torch_device)).cpu() for x in images.split(1000)]
+    return torch.cat(parts).flip(1) if e.flipped else torch.cat(parts)
+
+
+@torch.inference_mode()
+def code_vectors(e: Experiment, codes: np.ndarray) -> Tensor:
+    """Quantized vectors [N, T, d] of codes [N, T], in the same order."""
+    rows = torch.from_numpy(codes.astype(np.int64)).to(e.torch_device)
+    quantizer = ex.tokenizer(e).quantizer
+    if e.flipped:
+        return quantizer.decode(rows.flip(1)).flip(1).cpu()
+    return quantizer.decode(rows).cpu()

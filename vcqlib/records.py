@@ -1,0 +1,272 @@
+"""Records of finished runs: what was configured, what came out, where and by which code.
+
+A record is one JSON file and one PNG of samples under data/results/STUDY/. It is current while the
+configuration that the code would build today has the same fingerprint; else it is stale, and
+whoever shows it must say so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from . import experiments as ex
+from .configuration import Experiment
+from .files import atomic_path, read_json, sha256_file, write_json
+from .measures import measure
+from .theory import cumulative_capacity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .study import Run
+
+FORMAT = 1
+SHEET = (8, 10)  # rows and columns of the sample sheet
+# Relative tolerances of a recomputation. On the machine and versions of the record everything is
+# equal; elsewhere another rounding grows over some thousand steps to about what a seed does.
+TOLERANCE = {
+    "mse": 0.05, "rfd": 0.15, "entropy": 0.05, "train_bits": 0.05, "held_out_bits": 0.05,
+    "gfd": 0.2,
+}  # fmt: skip
+
+
+def write(results: Path, run: Run, measures: dict) -> Path:
+    """Write the record of a run and its sheet of samples; returns the JSON file."""
+    path = _path(results, run)
+    sheet = path.with_suffix(".png")
+    _write_sheet(sheet, run.experiment)
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "study": run.study,
+            "group": run.group,
+            "arm": run.arm,
+            "seed": run.experiment.seed,
+            "config": run.experiment.to_dict(),
+            "sizes": list(run.experiment.sizes),
+            "fingerprint": run.fingerprint,
+            "sweeps": run.sweeps,
+            "measures": measures,
+            "tokenizer_curve": ex.tokenizer_curve(run.experiment),
+            "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)},
+            "tolerance": TOLERANCE,
+            "seconds": _seconds(run.experiment),
+            "hardware": hardware(run.experiment.torch_device),
+            "versions": versions(),
+            "commit": commit(),
+        },
+    )
+    return path
+
+
+def read(path: str | Path) -> dict:
+    """Read one record.
+
+    Raises:
+        ValueError: not a record, a format that this version does not know, or a damaged sheet.
+    """
+    path = Path(path)
+    record = read_json(path)
+    if not isinstance(record, dict) or "fingerprint" not in record:
+        raise ValueError(f"{path} is not a record of a study")
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: record format {record.get('format')!r} is not {FORMAT}; run its study again: "
+            f"vcq study book/studies/{record.get('study')}.yaml"
+        )
+    sheet = path.with_name(record["sheet"]["file"])
+    if not sheet.is_file() or sha256_file(sheet) != record["sheet"]["sha256"]:
+        raise ValueError(f"{sheet} is missing or damaged; restore it: git checkout -- {sheet}")
+    return record
+
+
+def load(study: str, results: str | Path | None = None) -> list[dict]:
+    """All records of a study, each with `stale` added: True if the code would compute another.
+
+    Args:
+        study: name of the study, its folder below `results`.
+        results: folder of the records; default data/results of the clone.
+    """
+    folder = Path(results or default_results()) / study
+    found = [read(path) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        raise ValueError(
+            f"no records in {folder}; compute them: vcq study book/studies/{study}.yaml"
+        )
+    return [record | {"stale": is_stale(record)} for record in found]
+
+
+def is_stale(record: Mapping) -> bool:
+    """Whether the recorded configuration gives another fingerprint, or none, with this code."""
+    try:
+        return ex.fingerprint(_experiment(record)) != record["fingerprint"]
+    except (TypeError, ValueError):
+        return True
+
+
+def current(results: Path, run: Run) -> bool:
+    """Whether a record of exactly this run is there."""
+    path = _path(results, run)
+    if not path.is_file():
+        return False
+    try:
+        record = read(path)
+    except ValueError:
+        return False  # damaged or of an older format: computed again
+    return (record["fingerprint"], record["sweeps"]) == (run.fingerprint, run.sweeps)
+
+
+def frame(records: list[dict]) -> pd.DataFrame:
+    """One row a record: its identity, configuration and the numbers of `summary`."""
+    import pandas as pd
+
+    rows = []
+    for r in records:
+        bits = float(cumulative_capacity(r["sizes"])[-1])
+        names = ("study", "group", "arm", "seed", "stale")
+        rows.append({k: r[k] for k in names} | {"n": r["config"]["n_images"], "bits": bits}
+                    | summary(r["measures"]))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary(measures: Mapping) -> dict[str, float]:
+    """The scalars by which a recomputation is judged; bits are per image, at the last AR step."""
+    last = measures["curve"][-1]
+    return {
+        "mse": measures["reconstruction"]["mse"],
+        "rfd": measures["rfd"],
+        "entropy": float(np.sum(measures["entropy"])),
+        "train_bits": float(np.sum(last["train"])),
+        "held_out_bits": float(np.sum(last["held_out"])),
+        "gfd": measures["last"]["gfd"],
+    }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A record against its recomputation."""
+
+    rows: tuple[tuple[str, float, float, float], ...]  # name, recorded, now, tolerance
+
+    @property
+    def failed(self) -> list[str]:
+        return [
+            name
+            for name, old, new, tolerance in self.rows
+            if not abs(new - old) <= tolerance * abs(old) + 1e-9
+        ]
+
+    def __str__(self) -> str:
+        lines = [f"{'':>14} {'recorded':>10} {'now':>10} {'change':>8} {'allowed':>8}"]
+        for name, old, new, tolerance in self.rows:
+            change = (new - old) / old if old else new
+            lines.append(f"{name:>14} {old:>10.4f} {new:>10.4f} {change:>+8.2%} {tolerance:>8.0%}")
+        return "\n".join(lines)
+
+
+def reproduce(path: str | Path) -> Comparison:
+    """Recompute a record with the code as it is and compare within the record's tolerance.
+
+    Raises:
+        ValueError: not a record, or a stale one.
+    """
+    record = read(path)
+    if is_stale(record):
+        raise ValueError(
+            f"{path} is stale: its configuration no longer means what it did (fingerprint "
+            f"{record['fingerprint']}); run its study again: "
+            f"vcq study book/studies/{record['study']}.yaml"
+        )
+    old = summary(record["measures"])
+    new = summary(measure(_experiment(record), record["sweeps"]))
+    return Comparison(tuple((k, old[k], new[k], record["tolerance"][k]) for k in old))
+
+
+def _experiment(record: Mapping) -> Experiment:
+    config = record["config"]
+    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    return Experiment(**as_tuples)
+
+
+def default_results() -> Path:
+    """data/results of the clone."""
+    return Path(__file__).resolve().parents[1] / "data" / "results"
+
+
+def _path(results: Path, run: Run) -> Path:
+    return results / run.study / f"{run.name}.json"
+
+
+def _write_sheet(path: Path, e: Experiment) -> None:
+    """The first samples of the last model, one row a draw, one column a class; none chosen."""
+    from torchvision.utils import make_grid, save_image
+
+    rows, columns = SHEET
+    model = ex.ar(e).model
+    drawn = ex.generate(e, model, n=rows * model.config.classes).images
+    drawn = drawn.unflatten(0, (rows, -1))[:, :columns].flatten(0, 1)
+    with atomic_path(path) as temporary:
+        grid = make_grid(drawn, nrow=min(columns, model.config.classes), padding=1)
+        save_image(grid / 255, temporary)
+
+
+def _seconds(e: Experiment) -> dict[str, float]:
+    """Wall time of the two trainings, as their stages recorded it."""
+    folders = {"tokenizer": ex.tokenizer_folder(e), "ar": ex.ar(e).folder}
+    return {name: read_json(folder / "done.json")["seconds"] for name, folder in folders.items()}
+
+
+def hardware(device: torch.device) -> dict:
+    """Processor, cores, load, memory and GPU of this machine; no host name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),  # above `cores`: the times are of a busy machine
+        "memory_gib": round(memory),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def commit() -> str:
+    """The clone's commit, with a + if vcqlib has uncommitted changes; "unknown" outside one."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "vcqlib")
+        return git("rev-parse", "HEAD")[:12] + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,157 @@
+"""A study: arms × seeds × settings from a YAML file, computed by several processes into records.
+
+A study file holds `about`, `base` (fields of `Experiment`), `arms` (name: fields that make the arm)
+and `groups`, each with a name, its arms, its seeds, further fields under `set`, and `sweeps: true`
+where temperatures, guidance and probes are measured too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+from . import cache, records
+from . import experiments as ex
+from .configuration import Experiment
+from .measures import measure
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm at one seed and setting: one record."""
+
+    study: str
+    group: str
+    arm: str
+    experiment: Experiment
+    sweeps: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}-{self.arm}-s{self.experiment.seed}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return ex.fingerprint(self.experiment)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A list of validated runs."""
+
+    name: str
+    about: str
+    runs: tuple[Run, ...]
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and validate a study file; every run's configuration is built, nothing is computed.
+
+    Raises:
+        ValueError: an unknown key, arm or field, a value that `Experiment` refuses, or two runs of
+            one name; the message names the file and the entry.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    _keys(content, {"about", "base", "arms", "groups"}, f"{path}")
+    runs: dict[str, Run] = {}
+    for group in content.get("groups") or []:
+        _keys(group, {"name", "arms", "seeds", "set", "sweeps"}, f"{path}, a group")
+        where = f"{path}, group {group.get('name')!r}"
+        for seed in group.get("seeds", [0]):
+            for arm in group["arms"]:
+                if arm not in content["arms"]:
+                    raise ValueError(f"{where}: unknown arm {arm!r}{_near(arm, content['arms'])}")
+                values = content["base"] | group.get("set", {}) | content["arms"][arm]
+                _keys(values, {f.name for f in fields(Experiment)}, f"{where}, arm {arm!r}")
+                try:
+                    e = Experiment(**values, seed=seed)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{where}, arm {arm!r}: {error}") from None
+                run = Run(path.stem, group["name"], arm, e, bool(group.get("sweeps")))
+                if run.name in runs:
+                    raise ValueError(f"{where}: two runs are called {run.name}")
+                runs[run.name] = run
+    if not runs:
+        raise ValueError(f"{path} has no groups: nothing to run")
+    return Study(path.stem, content.get("about", ""), tuple(runs.values()))
+
+
+def _near(name: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
+
+
+def _keys(values: object, known: set[str], where: str) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a mapping, got {values!r}")
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}{_near(key, sorted(known))}")
+
+
+def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
+    """Compute and record the runs, sharing the work with other processes; yields each when done.
+
+    Runs of which another process holds a stage are put off to the end, then waited for.
+    """
+    waiting = list(runs)  # in order of importance, as the file lists them
+    for patience in (cache.without_waiting, nullcontext):
+        busy = []
+        for run in waiting:
+            try:
+                with patience():
+                    _record(run, results)
+            except cache.Busy:
+                busy.append(run)
+            else:
+                yield run
+        waiting = busy
+
+
+def _record(run: Run, results: Path) -> None:
+    if not records.current(results, run):
+        for stage in (ex.tokenizer, ex.codes, ex.ar):
+            stage(run.experiment)
+        records.write(results, run, measure(run.experiment, run.sweeps))
+
+
+def start_workers(path: Path, results: Path, jobs: int) -> list[subprocess.Popen]:
+    """Start `jobs` processes that share a study's runs, each with its part of the cores."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    command = [sys.executable, "-m", "vcqlib", "study", str(path), "--results", str(results)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    quiet = subprocess.DEVNULL  # what is done shows in the records; errors go to stderr
+    return [subprocess.Popen(command, env=environment, stdout=quiet) for _ in range(jobs)]
+
+
+def submit(path: Path, results: Path, runs: int, options: str = "") -> str:
+    """Submit a study to Slurm as an array of one task a run; returns what sbatch answered.
+
+    Raises:
+        ValueError: sbatch is not there or refused.
+    """
+    task = [sys.executable, "-m", "vcqlib", "study", str(path), "--results", str(results)]
+    command = shlex.join(task) + " --only $SLURM_ARRAY_TASK_ID"
+    name = f"--job-name=vcq-{path.stem}"
+    sbatch = ["sbatch", f"--array=0-{runs - 1}", name, *shlex.split(options), "--wrap", command]
+    try:
+        done = subprocess.run(sbatch, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ValueError("sbatch not found: --slurm needs a Slurm cluster") from None
+    if done.returncode:
+        raise ValueError(f"sbatch refused: {done.stderr.strip()}")
+    return done.stdout.strip()
