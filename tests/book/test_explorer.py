@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from browser import AXE, PHONE, WIDE, Visit, launched, opened
-from throwaway import ROOT
+from interactive import interactive_page
 from vcqlib import (
     cliff_position,
     codebook_sizes,
@@ -22,7 +20,6 @@ from vcqlib import (
 )
 from vcqlib.schedules import CONTROLS, GROWING
 
-ASSETS = ROOT / "book" / "_assets"
 SETS = [["CIFAR-10", "50000"], ["ImageNet", "1281167"], ["ten digits", "1234567890"]]
 START = {
     "n": "1281167", "length": 256, "kMin": 2, "kMax": 16384, "ramp": 256, "schedule": "uniform",
@@ -42,18 +39,7 @@ READ = """() => ({
 
 def harness(folder: Path, **changes: object) -> Path:
     """A page with nothing but the explorer."""
-    config = html.escape(json.dumps({**START, "sets": SETS, **changes}))
-    page = folder / "page.html"
-    page.write_text(
-        f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Explorer</title>
-        <meta name="viewport" content="width=device-width, initial-scale=1">
-        <link rel="stylesheet" href="{(ASSETS / "explorer.css").as_uri()}"></head>
-        <body><main><h1>Explorer</h1><div class="vcq-explorer" data-config="{config}">
-        <p class="vcq-fallback">static picture</p></div></main>
-        <script src="{(ASSETS / "explorer.js").as_uri()}" defer></script></body></html>""",
-        encoding="utf-8",
-    )
-    return page
+    return interactive_page(folder, "explorer", {**START, "sets": SETS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +85,7 @@ def test_it_starts_with_the_settings_of_the_page(page: Page) -> None:
     assert shown["cliff"] == "2" and len(shown["rows"]) == 256
     assert shown["settings"]["n"] == "1281167"
     assert page.input_value("[name=set]") == "1281167"
-    assert not page.is_visible(".vcq-fallback")
+    assert not page.is_visible(".vcq-static")
 
 
 def test_every_slider_answers_to_the_arrow_keys(page: Page) -> None:
@@ -223,10 +209,10 @@ def test_paper_and_pages_without_scripts_show_the_static_picture(
     seen = Visit("explorer")
     with opened(browser, file, seen) as page:
         page.emulate_media(media="print")
-        assert page.is_visible(".vcq-fallback") and not page.is_visible(".vcq-live")
+        assert page.is_visible(".vcq-static") and not page.is_visible(".vcq-live")
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
-    assert page.locator(".vcq-fallback").is_visible()
+    assert page.locator(".vcq-static").is_visible()
     context.close()
     assert seen.troubles == []
