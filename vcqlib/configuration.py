@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 
-from . import autoregressive
-from . import tokenizer as tokenizers
+from .parameters import check, check_ranges
 from .schedules import codebook_sizes
 
 
@@ -45,37 +43,15 @@ class Experiment:
         for name in ("schedule", "of"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("n_images", "length", "code_dim", "tokenizer_steps", "tokenizer_batch",
-                     "ar_steps", "ar_batch", "n_samples"):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
-        if self.n_images < 2:
-            raise ValueError("n_images must be at least 2: one image has nothing to memorise")
-        if self.tokenizer_images is not None and self.tokenizer_images < self.n_images:
-            raise ValueError(
-                f"tokenizer_images {self.tokenizer_images} must be at least n_images "
-                f"{self.n_images}, or None"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        for name, known in (
-            ("tokenizer", tokenizers.PRESETS),
-            ("ar", autoregressive.PRESETS),
-            ("device", {"auto": 0, "cpu": 0, "cuda": 0}),
-        ):
-            value = getattr(self, name)
-            if value not in known:
-                near = difflib.get_close_matches(str(value), known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown {name} {value!r}{hint} (known: {', '.join(known)})")
-        _ = self.sizes  # refuses an impossible schedule
+        check_ranges(vars(self))
 
     @classmethod
     def of_parameters(cls, values: dict, **changes) -> Experiment:
-        """The experiment that a notebook's globals describe; names that are no fields are left."""
+        """The experiment that a notebook's globals describe, all of whose parameters are checked.
+
+        Names that are neither fields nor parameters of a chapter are left.
+        """
+        check(values)
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in values.items() if k in known} | changes)
 

@@ -139,6 +139,11 @@ def check(values: Mapping[str, Any]) -> None:
         FileNotFoundError: a folder or file that a parameter names does not exist.
     """
     check_ranges(values)
+    held = IMAGES.get(values.get("dataset"), math.inf)
+    for name in ("n_images", "tokenizer_images"):
+        if (values.get(name) or 0) > held:
+            where = values["dataset"]
+            raise ValueError(f"{name} must be at most {held}, as {where} has, got {values[name]}")
     for name in ("dataset", "codes", "text", "texts", "modelled"):
         given = values.get(name)
         for value in given if isinstance(given, list | tuple) else [given]:
@@ -162,16 +167,9 @@ def check_ranges(values: Mapping[str, Any]) -> None:
     if {"schedule", "length", "k_max"} <= values.keys():
         more = {name: values[name] for name in ("k_min", "ramp", "power", "of") if name in values}
         codebook_sizes(values["schedule"], values["length"], values["k_max"], **more)
-    n, dataset, trained = (values.get(x) for x in ("n_images", "dataset", "tokenizer_images"))
-    for name, count in (("n_images", n), ("tokenizer_images", trained)):
-        if count is not None and count > IMAGES.get(dataset, math.inf):
-            raise ValueError(
-                f"{name} must be at most {IMAGES[dataset]}, the images of {dataset}, got {count}"
-            )
+    n, trained = values.get("n_images"), values.get("tokenizer_images")
     if trained is not None and n is not None and trained < n:
-        raise ValueError(
-            f"tokenizer_images must be at least n_images = {n}, or None, got {trained}"
-        )
+        raise ValueError(f"tokenizer_images {trained} must be at least n_images {n}, or None")
     if values.get("balance") and values.get("tokenizer_batch") == 1:
         raise ValueError("tokenizer_batch must be at least 2 where balance is True, got 1")
 
