@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -74,8 +75,12 @@ def _watch(path: Path, runs: list[Run], results: Path, jobs: int) -> None:
     from . import records
     from .study import start_workers
 
+    def stop(*_: object) -> None:
+        raise SystemExit("stopped by SIGTERM; run the same command again to go on")
+
     workers = start_workers(path, results, jobs)
     console, seen = Console(), set[str]()
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         with Live(console=console, auto_refresh=False, transient=False) as live:
             while True:
@@ -91,6 +96,7 @@ def _watch(path: Path, runs: list[Run], results: Path, jobs: int) -> None:
                     break
                 time.sleep(2)
     finally:
+        signal.signal(signal.SIGTERM, before)
         for worker in workers:
             worker.terminate()  # SIGTERM: a training saves a checkpoint first
     failed = [worker.wait() for worker in workers]

@@ -1,0 +1,213 @@
+"""Studies on the digits at a tiny size: from the YAML file to records, stale or recomputed."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from vcqlib import cli, measures, records, study
+from vcqlib import experiments as ex
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = {
+    "dataset": "digits", "n_images": 200, "length": 4, "k_max": 16, "tokenizer": "mlp-tiny",
+    "tokenizer_steps": 20, "tokenizer_batch": 50, "ar": "nano", "ar_steps": 20, "ar_batch": 50,
+    "n_samples": 100, "device": "cpu",
+}  # fmt: skip
+CONTENT = {
+    "about": "tests",
+    "base": BASE,
+    "arms": {"uniform": {"schedule": "uniform"}, "reversed": {"schedule": "reversed"}},
+    "groups": [
+        {"name": "main", "arms": ["uniform"], "seeds": [0], "sweeps": True},
+        {"name": "more", "arms": ["uniform", "reversed"], "set": {"ar_steps": 10}},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("study")
+        patch.setenv("VCQ_CACHE", str(path / "cache"))
+        (path / "tiny.yaml").write_text(yaml.safe_dump(CONTENT))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def computed(folder):
+    loaded = study.load_study(folder / "tiny.yaml")
+    assert [run.name for run in study.compute(loaded.runs, folder / "results")] == [
+        "main-uniform-s0", "more-uniform-s0", "more-reversed-s0",
+    ]  # fmt: skip
+    return records.load("tiny", folder / "results")
+
+
+def test_study_files_of_the_book_are_valid():
+    for path in (ROOT / "book/studies").glob("*.yaml"):
+        loaded = study.load_study(path)
+        assert len({run.fingerprint for run in loaded.runs}) == len(loaded.runs), path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grups": []}, "unknown key 'grups'; did you mean 'groups'"),
+        ({"groups": [{"name": "a", "arms": ["uniforn"]}]}, "unknown arm 'uniforn'; did you mean"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_image": 3}}]}, "'n_image'"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_images": 1}}]}, "n_images"),
+        ({"groups": [{"name": "a", "arms": ["uniform", "uniform"]}]}, "two runs are called"),
+        ({"groups": []}, "nothing to run"),
+        ({"groups": ["a"]}, "expected a mapping, got 'a'"),
+    ],
+)
+def test_bad_study_files_are_refused_by_name(tmp_path, change, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(CONTENT | change))
+    with pytest.raises(ValueError, match=message) as error:
+        study.load_study(path)
+    assert "bad.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_yaml_tag_is_refused(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("about: !!python/object/apply:os.system ['true']")
+    with pytest.raises(ValueError, match="is not YAML"):
+        study.load_study(path)
+
+
+def test_records_hold_what_the_study_says(computed, folder):
+    by_name = {(r["group"], r["arm"]): r for r in computed}
+    main = by_name["main", "uniform"]
+    assert not main["stale"] and main["sizes"] == [16] * 4
+    m = main["measures"]
+    assert list(m["gfd_by_temperature"]) == [str(t) for t in measures.TEMPERATURES]
+    assert m["gfd_by_temperature"]["1.0"] == m["gfd_by_guidance"]["1.0"]
+    assert m["gfd_by_step"]["20"] == pytest.approx(m["last"]["gfd"])
+    assert set(m["probe"]) == {"encoder outputs", "code vectors", "one-hot codes"}
+    assert all(len(a) == 4 and min(a) >= 0 and max(a) <= 1 for a in m["probe"].values())
+    assert "probe" not in by_name["more", "uniform"]["measures"]
+    flipped = by_name["more", "reversed"]
+    assert flipped["sizes"] == flipped["sizes"][::-1][::-1] and flipped["sizes"][-1] == 2
+    assert flipped["measures"]["parameters"] == m["parameters"]
+    table = records.frame(computed)
+    assert len(table) == 3 and table["bits"].max() == 16
+    text = (folder / "results/tiny/main-uniform-s0.json").read_text()
+    assert os.uname().nodename not in text
+
+
+def test_probe_of_the_reversed_arm_reads_the_same_vectors_backwards(computed):
+    e = replace(ex.Experiment(**BASE | {"ar_steps": 10}), schedule="loglinear")
+    images = ex.images(e, "test").images[:20]
+    backward = e.arm("reversed")
+    a, b = measures.encoder_outputs(e, images), measures.encoder_outputs(backward, images)
+    assert np.array_equal(a.flip(1), b)
+    c, d = ex.codes(e, "test").codes[:20], ex.codes(backward, "test").codes[:20]
+    own, flipped = measures.code_vectors(e, c), measures.code_vectors(backward, d)
+    assert np.array_equal(own.flip(1), flipped)
+
+
+def test_a_second_pass_computes_nothing(computed, folder, monkeypatch):
+    monkeypatch.setattr(study, "measure", lambda *_: pytest.fail("computed again"))
+    loaded = study.load_study(folder / "tiny.yaml")
+    assert len(list(study.compute(loaded.runs, folder / "results"))) == 3
+
+
+def test_reproduce_recomputes_in_an_empty_cache(computed, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VCQ_CACHE", str(tmp_path))
+    path = folder / "results/tiny/more-uniform-s0.json"
+    comparison = records.reproduce(path)
+    assert not comparison.failed
+    assert all(old == pytest.approx(new) for _, old, new, _ in comparison.rows)
+    record = json.loads(path.read_text())
+    record["measures"]["last"]["gfd"] *= 2
+    wrong = folder / "results/tiny/wrong.json"
+    wrong.write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["reproduce", str(wrong)])
+    wrong.unlink()
+    assert stopped.value.code == 1 and "gfd" in capsys.readouterr().err
+
+
+def test_stale_damaged_and_foreign_records_are_named(computed, folder, tmp_path, capsys):
+    source = folder / "results/tiny/main-uniform-s0.json"
+    record = json.loads(source.read_text())
+    path = tmp_path / source.name
+    path.with_suffix(".png").write_bytes(source.with_suffix(".png").read_bytes())
+
+    def refused(changed, message):
+        path.write_text(json.dumps(changed))
+        assert cli.main(["reproduce", str(path)]) == 2
+        assert message in capsys.readouterr().err
+
+    refused(record | {"fingerprint": "0" * 16}, "is stale")
+    refused(record | {"config": record["config"] | {"gone": 1}}, "is stale")
+    refused(record | {"format": 0}, "record format 0 is not 1")
+    refused({"a": 1}, "is not a record")
+    path.with_suffix(".png").write_bytes(b"x")
+    refused(record, "is missing or damaged")
+    with pytest.raises(ValueError, match="no records in"):
+        records.load("absent", tmp_path)
+
+
+def test_a_changed_configuration_makes_the_record_stale_and_is_computed_again(computed, folder):
+    loaded = study.load_study(folder / "tiny.yaml")
+    run = loaded.runs[0]
+    assert records.current(folder / "results", run)
+    other = replace(run, experiment=replace(run.experiment, dropout=0.2))
+    assert not records.current(folder / "results", other)
+    assert not records.current(folder / "results", replace(run, sweeps=False))
+
+
+def test_jobs_share_the_work_and_leave_the_same_records(computed, folder, tmp_path):
+    command = [sys.executable, "-m", "vcqlib", "study", str(folder / "tiny.yaml")]
+    done = subprocess.run(
+        [*command, "--jobs", "2", "--results", str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "[3/3]" in done.stdout
+    for path in tmp_path.glob("tiny/*.json"):
+        there, here = (
+            json.loads(p.read_text()) for p in (folder / "results/tiny" / path.name, path)
+        )
+        assert there["measures"] == here["measures"]
+
+
+def test_slurm_gets_one_task_a_run(folder, tmp_path, monkeypatch, capsys):
+    assert cli.main(["study", str(folder / "tiny.yaml"), "--slurm"]) == 2
+    assert "sbatch not found" in capsys.readouterr().err
+    fake = tmp_path / "sbatch"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert cli.main(["study", str(folder / "tiny.yaml"), "--slurm"]) == 0
+    said = capsys.readouterr().out
+    assert "--array=0-2" in said and "--only $SLURM_ARRAY_TASK_ID" in said
+
+
+def test_command_line_refuses_impossible_requests(folder, capsys):
+    for arguments, message in (
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--only", "3"], "--only must be from 0 to 2, got 3"),
+    ):
+        assert cli.main(["study", str(folder / "tiny.yaml"), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_tokenizer_may_see_more_images_than_the_ar_model(folder):
+    e = ex.Experiment(**BASE | {"tokenizer_images": 400, "ar_steps": 10})
+    assert len(ex.codes(e).codes) == 200
+    assert ex.fingerprint(e) != ex.fingerprint(replace(e, tokenizer_images=None))
+    assert ex.tokenizer_folder(e) == ex.tokenizer_folder(
+        replace(e, n_images=400, tokenizer_images=None)
+    )
+    with pytest.raises(ValueError, match="tokenizer_images 100 must be at least n_images 200"):
+        replace(e, tokenizer_images=100)
