@@ -109,32 +109,38 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(_text(value).encode()).hexdigest()
 
 
-def check_format(path: str | Path, value: Any) -> None:
+def check_format(path: str | Path, value: Any, version: int = FORMAT) -> None:
     """Refuse a record of another format number, with the way out."""
     found = value.get(VERSION) if isinstance(value, dict) else None
-    if found != FORMAT or isinstance(found, bool):
-        age = "newer: update vcqlib" if isinstance(found, int) and found > FORMAT else "not known"
-        raise ValueError(
-            f"{path} has format {found!r}, this vcqlib reads {FORMAT} ({age}), or remove the file "
-            "and compute it again"
-        )
+    if found != version or isinstance(found, bool):
+        newer = isinstance(found, int) and found > version
+        out = "update vcqlib" if newer else "remove it and compute it again"
+        raise ValueError(f"{path} has format {found!r}, this vcqlib reads {version}: {out}")
 
 
 def save_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], info: Mapping[str, str] | None = None
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    info: Mapping[str, str] | None = None,
+    version: int = FORMAT,
 ) -> None:
     """Write tensors as safetensors, with `info`, a format number and a SHA-256 in the header."""
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    header = {**(info or {}), VERSION: str(FORMAT)}
+    header = {**(info or {}), VERSION: str(version)}
     header[SEAL] = _tensor_digest(whole, header)
     with atomic_path(path) as temporary:
         save_file(whole, temporary, metadata=header)
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(
+    path: str | Path, version: int | None = FORMAT
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the `info` of a file that `save_tensors` wrote.
+
+    With version None the format number is left in `info` for the caller to judge, and a file from
+    before there were numbers and checksums is taken as it is.
 
     Raises ValueError naming the file if it is no such file, a byte changed, or its format is
     another; FileNotFoundError if there is none.
