@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import index
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCK = 2**22  # entries of one block of the score matrix (16 MiB in fp32)
+BLOCK = 2**20  # entries of one block of the score matrix (4 MiB in fp32: it stays in the cache)
+CHUNK = 128  # columns whose largest score is found at once; argmax alone is ten times slower
 
 
 class Quantized(NamedTuple):
@@ -40,6 +43,53 @@ def _runs(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
             start = t
 
 
+def _nearest(part: Tensor, table: Tensor, bias: Tensor | None, scores: Tensor) -> Tensor:
+    """Column of the largest score of each row of part [n, d] against table [d, k], int64 [n].
+
+    Works in the memory of `scores`, in blocks: memory from the system for each of them would cost
+    more than the products.
+    """
+    k = table.shape[1]
+    width = k if k <= 2 * CHUNK else -(-k // CHUNK) * CHUNK
+    block = min(len(part), max(1, len(scores) // width))
+    scores = scores[: block * width].view(block, width)
+    scores[:, k:] = -torch.inf
+    found = []
+    for rows in part.split(block):
+        score = scores[: len(rows)]
+        if bias is None:
+            torch.mm(rows, table, out=score[:, :k])
+        else:
+            torch.addmm(bias, rows, table, out=score[:, :k])
+        if width == k:
+            found.append(score.argmax(-1))
+            continue
+        chunks = score.view(len(rows), -1, CHUNK)
+        best = chunks.amax(-1).argmax(-1)  # the first of equals, as argmax
+        inner = chunks[torch.arange(len(rows), device=rows.device), best].argmax(-1)
+        found.append(best * CHUNK + inner)
+    return torch.cat(found)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast, and no TF32 where a training script allows it: equal codes on every device."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def _over_ranks(x: Tensor) -> Tensor:
+    """Sum of x over all processes of a distributed run; x itself otherwise."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(x)
+    return x
+
+
 class VariableCodebookQuantizer(nn.Module):
     """Vector quantizer whose position t takes the nearest of the first K_t rows of one codebook.
 
@@ -59,10 +109,21 @@ class VariableCodebookQuantizer(nn.Module):
             centred and scaled per dimension over the batch (BatchNorm without learned scale) and
             the first two rows start antipodal. Without it the encoder's output starts with a
             large common mean, all vectors point the same way, and one code wins every image.
+        ema: decay of a moving average that moves the rows in place of the gradient, for example
+            0.99; 0 (default) trains them by the gradient. The codebook term of the loss is then
+            left out, since nothing follows it (van den Oord et al., arXiv 1711.00937, appendix).
+        revive: every so many training batches, a dead row takes a vector of the batch; 0
+            (default) never. A row k is dead if the positions with the smallest K_t > k, those to
+            which it matters most, have not used it since; it takes a vector of one of them.
+            Rows that no position may use are left alone.
     """
 
-    codebook_sizes: Tensor
-    counts: Tensor
+    counts: Tensor  # int64 [T, num_codes]
+    ema_uses: Tensor  # fp32 [num_codes]: moving average of the uses of each row in a batch
+    ema_sums: Tensor  # fp32 [num_codes, dim]: the same of the sum of its vectors
+    home: Tensor  # int64 [num_codes]: smallest K_t that covers the row, 0 if none does
+    recent: Tensor  # int64 [num_codes]: uses at home positions since the last revival
+    age: Tensor  # int64 []: training batches seen
 
     def __init__(
         self,
@@ -72,6 +133,8 @@ class VariableCodebookQuantizer(nn.Module):
         beta: float = 0.25,
         distance: str = "cosine",
         balance: bool = False,
+        ema: float = 0.0,
+        revive: int = 0,
     ) -> None:
         super().__init__()
         sizes = [index(k) for k in codebook_sizes]  # refuses 2.9
@@ -85,10 +148,26 @@ class VariableCodebookQuantizer(nn.Module):
             raise ValueError(f"distance must be 'cosine' or 'euclidean', got {distance!r}")
         if dim < 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {ema}")
+        if revive < 0:
+            raise ValueError(f"revive must be 0 (never) or a number of batches, got {revive}")
         self.sizes, self.dim, self.beta, self.distance = sizes, dim, beta, distance
+        self.ema, self.revive = ema, revive
         self.codebook = nn.Parameter(torch.empty(rows, dim))
         self.norm = nn.BatchNorm1d(len(sizes) * dim, affine=False) if balance else None
         self.register_buffer("counts", torch.zeros(len(sizes), rows, dtype=torch.int64))
+        if ema:
+            self.codebook.requires_grad_(False)
+            self.register_buffer("ema_uses", torch.empty(rows))
+            self.register_buffer("ema_sums", torch.empty(rows, dim))
+        if revive:
+            home = torch.zeros(rows, dtype=torch.int64)
+            for k in sorted(set(sizes), reverse=True):
+                home[:k] = k
+            self.register_buffer("home", home, persistent=False)
+            self.register_buffer("recent", torch.zeros_like(home))
+            self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -99,6 +178,9 @@ class VariableCodebookQuantizer(nn.Module):
                 self.codebook.copy_(F.normalize(self.codebook, dim=-1))
             if self.norm is not None:
                 self.codebook[1] = -self.codebook[0]
+            if self.ema:  # each row starts as if one vector had been seen at its place
+                self.ema_uses.fill_(1)
+                self.ema_sums.copy_(self.codebook)
 
     def rows(self) -> Tensor:
         """The code vectors as used, fp32 [num_codes, dim] (l2-normalised if cosine)."""
@@ -120,27 +202,31 @@ class VariableCodebookQuantizer(nn.Module):
     def _search(self, z: Tensor, rows: Tensor) -> Tensor:
         """Index of the nearest of the first K_t rows, int64 [B, T]; cost Σ K_t per image."""
         codes = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
+        widest = max(self.sizes) + CHUNK
+        scores = z.new_empty(max(widest, min(BLOCK, codes.numel() * widest)))
         for first, last, k in _runs(self.sizes):
             part = z[:, first:last].reshape(-1, self.dim)
-            table = rows[:k].T  # [dim, k]
             # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for every e
             bias = None if self.distance == "cosine" else -0.5 * rows[:k].square().sum(-1)
-            found = []
-            for block in part.split(max(1, BLOCK // k)):
-                score = block @ table if bias is None else torch.addmm(bias, block, table)
-                found.append(score.argmax(-1))
-            codes[:, first:last] = torch.cat(found).view(-1, last - first)
+            found = _nearest(part, rows[:k].T, bias, scores)
+            codes[:, first:last] = found.view(-1, last - first)
         return codes
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantize z [B, T, dim]. The search runs in fp32 whatever the autocast."""
-        with torch.autocast(z.device.type, enabled=False):
-            z, rows = self.prepare(z), self.rows()
+        with _full_precision(z.device):
+            z = self.prepare(z)
+            if self.revive and self.training:
+                self._revive(z.detach())
+            rows = self.rows()
             codes = self._search(z.detach(), rows.detach())
             chosen = F.embedding(codes, rows)  # [B, T, dim], gradient to the codebook
-            loss = F.mse_loss(chosen, z.detach()) + self.beta * F.mse_loss(z, chosen.detach())
+            loss = self.beta * F.mse_loss(z, chosen.detach())
+            if not self.ema:
+                loss = F.mse_loss(chosen, z.detach()) + loss
             if self.training:
                 self.count(codes)
+                self._learn(z.detach(), codes)
                 # value of the code, gradient of z; adding z − sg(z) = 0 keeps the value exact
                 quantized = chosen.detach() + (z - z.detach())
             else:
@@ -153,10 +239,48 @@ class VariableCodebookQuantizer(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            with torch.autocast(z.device.type, enabled=False):
+            with _full_precision(z.device):
                 return self._search(self.prepare(z), self.rows())
         finally:
             self.train(was_training)
+
+    @torch.no_grad()
+    def _learn(self, z: Tensor, codes: Tensor) -> None:
+        """After a training batch: the moving average of the rows, and the uses for revival."""
+        flat = codes.flatten()
+        if self.ema:
+            uses = _over_ranks(torch.bincount(flat, minlength=len(self.codebook)).float())
+            sums = torch.zeros_like(self.ema_sums).index_add_(0, flat, z.flatten(0, 1))
+            self.ema_uses.lerp_(uses, 1 - self.ema)
+            self.ema_sums.lerp_(_over_ranks(sums), 1 - self.ema)
+            mean = self.ema_sums / self.ema_uses[:, None]
+            # a row long without vectors stays where it is: its mean would be 0 / 0 in the end
+            self.codebook.copy_(torch.where(self.ema_uses[:, None] > 1e-3, mean, self.codebook))
+        if self.revive:
+            at_home = self.home[codes] == torch.as_tensor(self.sizes, device=codes.device)
+            self.recent.index_add_(0, flat, at_home.flatten().long())
+            self.age += 1
+
+    @torch.no_grad()
+    def _revive(self, z: Tensor) -> None:
+        """Before every `revive`-th batch z [B, T, dim], prepared: give dead rows a vector of it."""
+        age = int(self.age)
+        if age == 0 or age % self.revive:
+            return
+        dead = (_over_ranks(self.recent) == 0) & (self.home > 0)
+        self.recent.zero_()
+        generator = torch.Generator().manual_seed(age)  # a resumed run draws the same
+        for k in self.home[dead].unique().tolist():
+            rows = (dead & (self.home == k)).nonzero()[:, 0]
+            pool = z[:, [t for t, size in enumerate(self.sizes) if size == k]].flatten(0, 1)
+            rows = rows[: len(pool)]
+            drawn = torch.randperm(len(pool), generator=generator)[: len(rows)].to(z.device)
+            self.codebook[rows] = pool[drawn]
+            if self.ema:
+                self.ema_uses[rows], self.ema_sums[rows] = 1.0, pool[drawn]
+        if dist.is_available() and dist.is_initialized():  # all ranks take those of the first
+            for tensor in (self.codebook, *((self.ema_uses, self.ema_sums) if self.ema else ())):
+                dist.broadcast(tensor, 0)
 
     def check(self, codes: Tensor) -> None:
         """Raise ValueError naming the first code outside its position's range."""
@@ -191,10 +315,10 @@ class VariableCodebookQuantizer(nn.Module):
     @torch.no_grad()
     def count(self, codes: Tensor) -> None:
         """Add codes int64 [B, T] to the usage counts."""
-        num_codes = self.counts.shape[1]
-        offsets = torch.arange(codes.shape[1], device=codes.device) * num_codes
-        flat = torch.bincount((codes + offsets).flatten(), minlength=self.counts.numel())
-        self.counts += flat.view_as(self.counts)
+        offsets = torch.arange(codes.shape[1], device=codes.device) * self.counts.shape[1]
+        flat = (codes + offsets).flatten()
+        # in place: a bincount of its own would take T · num_codes entries more for each batch
+        self.counts.view(-1).index_add_(0, flat, torch.ones_like(flat))
 
     def reset_usage(self) -> None:
         """Forget all counts."""
