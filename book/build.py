@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]  # the runner, and vcqlib of this v
 from runner import profiles  # noqa: E402
 from runner.chapters import Book, Refused  # noqa: E402
 from runner.execute import Executor  # noqa: E402
+from runner.pdf import pdf  # noqa: E402
 from runner.report import Run  # noqa: E402
 from runner.stage import html, stage  # noqa: E402
 from runner.terminal import Status  # noqa: E402
@@ -45,6 +46,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--jobs", type=int, default=2, help="chapters executed side by side (2)")
     add("--force", action="store_true", help="execute even what is up to date")
     add("--no-html", action="store_true", help="execute only")
+    add("--pdf", action="store_true", help="print the book, too: book.pdf in the output folder")
     add("--book", type=Path, default=HERE, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -72,8 +74,7 @@ def build(options: argparse.Namespace) -> int:
         for chapter in chapters:
             overrides = profile.for_chapter(chapter, given)
             keys[chapter.name] = chapter.key(overrides, fingerprint)
-            done = (out / "notebooks" / f"{chapter.name}.ipynb").exists()
-            if options.force or not done or run.key(chapter.name) != keys[chapter.name]:
+            if options.force or not run.current(chapter.name, keys[chapter.name]):
                 work.append((chapter, overrides))
         # the longest first: they train what the others reuse, and two share the training
         work.sort(key=lambda task: -(profile.budget(task[0].name) or 0))
@@ -102,6 +103,8 @@ def build(options: argparse.Namespace) -> int:
         if pages is None:
             return 1
         print(f"open {pages / 'index.html'}")
+        if options.pdf:
+            print(f"printed: {pdf(book, out)}")
         return 0
 
 

@@ -64,6 +64,10 @@ class Running:
             stage = ""
         return cell, total, stage
 
+    def close(self) -> None:
+        self.log.close()
+        self.process.stdin.close()
+
     def stop(self) -> None:
         self.process.terminate()
         try:
@@ -108,7 +112,7 @@ class Executor:
         finally:
             for task in running:  # only after an interruption
                 task.stop()
-                task.log.close()
+                task.close()
         return failures
 
     def _start(self, chapter: Chapter, parameters: dict[str, Any]) -> Running:
@@ -142,7 +146,7 @@ class Executor:
         log = open(logs / f"{chapter.name}.log", "w", encoding="utf-8")  # noqa: SIM115
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), str(files["job"])],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: its end tells the worker that we are gone
             stdout=log,
             stderr=log,
             env=environment,
@@ -158,7 +162,7 @@ class Executor:
 
     def _collect(self, task: Running) -> Failure | None:
         """Move a finished notebook into place, or say what went wrong."""
-        task.log.close()
+        task.close()
         partial = task.files["output"]
         try:
             outcome = json.loads(task.files["outcome"].read_text(encoding="utf-8"))

@@ -55,7 +55,12 @@ def load(name: str, folder: Path) -> Profile:
     path = folder / f"{name}.yaml"
     if not path.exists():
         raise suggest("profile", name, (path.stem for path in folder.glob("*.yaml")))
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"{path.name} is not plain YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise Refused(f"{path.name} holds no entries")
     wanted = {"threads", "timeout", "parameters", "chapters"}
     for key in content:
         if key not in wanted:
@@ -64,7 +69,7 @@ def load(name: str, folder: Path) -> Profile:
         value = content.get(key)
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise Refused(f"{path.name}: {key} must be a positive number, not {value!r}")
-    for chapter, entry in content["chapters"].items():
+    for chapter, entry in (content.get("chapters") or {}).items():
         for key in entry:
             if key not in {"budget_s", "parameters"}:
                 raise suggest(f"entry of {chapter} in {path.name}", key, {"budget_s", "parameters"})

@@ -6,13 +6,14 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from runner.profiles import Profile
-from vcqlib.files import read_json, write_json
+from vcqlib.files import read_record, sha256_file, write_record
 
 PACKAGES = ["torch", "torchvision", "numpy", "pandas", "matplotlib", "scikit-learn", "papermill"]
 PACKAGES += ["jupyter-book", "sphinx-book-theme"]
@@ -23,24 +24,39 @@ class Run:
 
     def __init__(self, out: Path, profile: Profile) -> None:
         self.path = out / "run.json"
+        self.record: dict[str, Any] = {"chapters": {}}
         try:
-            self.record: dict[str, Any] = read_json(self.path)
-        except (OSError, ValueError):  # absent or damaged: everything is executed again
-            self.record = {"chapters": {}}
+            self.record = read_record(self.path)
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            print(f"{error}; every chapter is executed again", file=sys.stderr)
         self.record["profile"] = profile.name
 
-    def key(self, chapter: str) -> str | None:
-        return self.record["chapters"].get(chapter, {}).get("key")
+    def current(self, chapter: str, key: str) -> bool:
+        """Whether the chapter was executed under this key and its notebook is as it was then."""
+        entry = self.record["chapters"].get(chapter, {})
+        notebook = self._notebook(chapter)
+        if entry.get("key") != key or not notebook.exists():
+            return False
+        if sha256_file(notebook) != entry.get("sha256"):
+            print(f"{notebook} was changed or damaged; executed again", file=sys.stderr)
+            return False
+        return True
+
+    def _notebook(self, chapter: str) -> Path:
+        return self.path.parent / "notebooks" / f"{chapter}.ipynb"
 
     def note(self, chapter: str, key: str, parameters: dict[str, Any], seconds: float) -> None:
         """Store one finished execution."""
         self.record["chapters"][chapter] = {
             "key": key,
+            "sha256": sha256_file(self._notebook(chapter)),
             "parameters": parameters,
             "seconds": round(seconds, 1),
             "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         }
-        write_json(self.path, self.record)
+        write_record(self.path, self.record)
 
     def note_machine(self, root: Path) -> None:
         self.record["machine"] = machine(root)

@@ -77,12 +77,28 @@ def html(book: Book, out: Path, strict: bool) -> Path | None:
     key = _key(book, out / "stage", strict)
     if target.exists() and key_file.exists() and key_file.read_text() == key:
         return target
+    work = jupyter_book(book, out, "html", ["-W", "-n"] if strict else [])
+    if work is None:
+        return None
+    key_file.unlink(missing_ok=True)  # first: an interruption must not leave an older page's key
+    shutil.rmtree(target, ignore_errors=True)
+    work.rename(target)
+    shutil.rmtree(out / "jupyter-book")
+    key_file.write_text(key)
+    return target
+
+
+def jupyter_book(book: Book, out: Path, builder: str, options: list[str]) -> Path | None:
+    """Run Jupyter Book on `out/stage`; its output folder, or None after saying what it objects to.
+
+    The log is `out/logs/BUILDER.log`.
+    """
     work = out / "jupyter-book"  # always from nothing, so that no stale page survives
     shutil.rmtree(work, ignore_errors=True)
     start = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "build", str(out / "stage")]
+    command = [sys.executable, "-c", start, "build", str(out / "stage"), "--builder", builder]
     command += ["--config", str(book.root / "_config.yml"), "--path-output", str(work)]
-    command += ["--keep-going", *(["-W", "-n"] if strict else [])]
+    command += ["--keep-going", *options]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -91,7 +107,7 @@ def html(book: Book, out: Path, strict: bool) -> Path | None:
         text=True,
         env={**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": RELEASED},
     )
-    log = out / "logs" / "html.log"
+    log = out / "logs" / f"{builder}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
     log.write_text(text, encoding="utf-8")
@@ -101,12 +117,7 @@ def html(book: Book, out: Path, strict: bool) -> Path | None:
             print(f"    {line}", file=sys.stderr)
         print(f"Jupyter Book failed; its log: {log}", file=sys.stderr)
         return None
-    key_file.unlink(missing_ok=True)  # first: an interruption must not leave an older page's key
-    shutil.rmtree(target, ignore_errors=True)
-    (work / "_build" / "html").rename(target)
-    shutil.rmtree(work)
-    key_file.write_text(key)
-    return target
+    return work / "_build" / builder
 
 
 def _title(page: Path | None) -> str | None:

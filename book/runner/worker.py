@@ -7,8 +7,10 @@ that the job names, so that nothing needs to be read from this process's termina
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,16 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def end_with_runner() -> None:
+    """Wait until the runner's end of our input closes; if it was killed, end with it."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
     # A timed-out chapter gets SIGTERM: leaving through an exception shuts its kernel down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    threading.Thread(target=end_with_runner, daemon=True).start()
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     outcome = main(job)
     Path(job["outcome"]).write_text(json.dumps(outcome), encoding="utf-8")

@@ -1,0 +1,48 @@
+"""`python -m torture [--only PART …] [--count N] [--seed S] [--minutes M] [--record FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "book")]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# part -> how often, in full
+PARTS = {
+    "kills": 50, "disk": 1, "flips": 40, "determinism": 0, "fuzz": 300, "hostile": 1, "load": 10**8,
+    "continuity": 1,
+}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="torture", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART",
+                        help=", ".join(PARTS))  # fmt: skip
+    parser.add_argument("--count", type=int, help="how often (load: rows); default: in full")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=30, help="of the part `load`'s training")
+    parser.add_argument("--record", type=Path, default=ROOT / "data" / "results" / "torture.json")
+    options = parser.parse_args(argv)
+    from torture.report import append
+    from torture.tally import Tally
+
+    lost = 0
+    for name in options.only:
+        part, tally = importlib.import_module(f"torture.{name}"), Tally(name)
+        with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+            count = PARTS[name] if options.count is None else options.count
+            more = {"minutes": options.minutes} if name == "load" else {}
+            part.run(tally, count, options.seed, Path(folder), **more)
+        append(options.record, tally, options.seed)
+        tally.say(f"{sum(tally.tried.values())} attempts, {len(tally.lost)} lost")
+        lost += len(tally.lost)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

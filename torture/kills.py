@@ -1,0 +1,144 @@
+"""kill -9 at seeded moments; the next run has to end as an undisturbed one does, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+
+from torture import jobs
+from torture.tally import Tally
+
+# what is killed: share of all kills, stage, arms, stages that are there already
+STAGES = {
+    "tokenizer training": (0.22, "tokenizer", 1, ()),
+    "AR training": (0.22, "ar", 1, ("tokenizer", "codes")),
+    "encoding": (0.14, "codes", 1, ("tokenizer",)),
+    "study of 3 arms": (0.14, "metrics", 3, ()),
+}
+BUILDS = {
+    "papermill chapter": (0.14, ("--only", "05", "--no-html")),
+    "book build": (0.14, ("--only", "01")),
+}
+IN_A_ROW = 3  # kills before a run is let through and compared
+
+
+def run(tally: Tally, count: int, seed: int, folder: Path) -> None:
+    """`count` kills in all, spread over everything that writes."""
+    rng = random.Random(seed)
+    jobs.warm_up()
+    for what, (share, until, arms, ready) in STAGES.items():
+        _stages(tally, what, _part(count, share), until, arms, ready, rng, folder / what)
+    for what, (share, arguments) in BUILDS.items():
+        _builds(tally, what, _part(count, share), arguments, rng, folder / what)
+
+
+def _part(count: int, share: float) -> int:
+    return max(1, round(count * share))
+
+
+def _stages(
+    tally: Tally, what: str, kills: int, until: str, arms: int, ready: tuple[str, ...],
+    rng: random.Random, folder: Path,
+) -> None:  # fmt: skip
+    work = [jobs.TINY.arm(name) for name in ("loglinear", "uniform", "doubling")[:arms]]
+    reference = folder / "undisturbed"
+    jobs.start(jobs.stages, reference, until, work).join()
+    prepared = {name for name in reference.iterdir() if name.name.split("-")[0] in ready}
+    expected = jobs.finished_stages(reference)
+
+    def fresh(place: Path) -> None:
+        place.mkdir(parents=True)
+        for source in prepared:
+            if source.is_dir():
+                shutil.copytree(source, place / source.name)
+
+    fresh(folder / "timed")
+    start = time.monotonic()
+    jobs.start(jobs.stages, folder / "timed", until, work).join()
+    lasting = time.monotonic() - start
+    resumed = 0
+    while kills > 0:
+        place = folder / f"killed{kills}"
+        fresh(place)
+        row = min(kills, IN_A_ROW)
+        for _ in range(row):
+            victim = jobs.start(jobs.stages, place, until, work)
+            victim.join(rng.uniform(0.02, 0.95) * lasting)
+            victim.kill()
+            victim.join()
+            resumed += any(place.rglob("step-*.safetensors"))
+            tally.count(f"kill -9 during {what}")
+        last = jobs.start(jobs.stages, place, until, work)
+        last.join(20 * lasting + 60)
+        if last.is_alive():
+            last.kill()
+        problem = "" if last.exitcode == 0 else f"the next run ended with {last.exitcode}"
+        problem = problem or jobs.differences(expected, jobs.finished_stages(place))
+        tally.count(f"{what} after kills, compared", problem)
+        shutil.rmtree(place)
+        kills -= row
+    tally.facts[f"{what}: kills with a checkpoint on disk"] = resumed
+    tally.say(
+        f"{what}: undisturbed {lasting:.1f} s; {resumed} kills had a checkpoint to go on from"
+    )
+    shutil.rmtree(folder)
+
+
+def _builds(
+    tally: Tally, what: str, kills: int, arguments: tuple[str, ...], rng: random.Random,
+    folder: Path,
+) -> None:  # fmt: skip
+    arguments = (*jobs.CHAPTER[:1], *arguments, *_declared(arguments))
+    start = time.monotonic()
+    first = jobs.build(folder / "undisturbed", folder / "cache0", *arguments)
+    error = first.communicate()[1]
+    lasting = time.monotonic() - start
+    expected = jobs.pages(folder / "undisturbed")
+    if first.returncode or not expected:
+        tally.count(f"{what}, undisturbed", f"ended with {first.returncode}: {error[-300:]}")
+        return
+    killed = dict.fromkeys(("runner", "worker", "kernel", "jupyter-book"), 0)
+    while kills > 0:
+        place = folder / f"killed{kills}"
+        row = min(kills, IN_A_ROW)
+        for _ in range(row):
+            victim = jobs.build(place / "out", place / "cache", *arguments)
+            time.sleep(rng.uniform(0.05, 0.95) * lasting)
+            target, process = _target(victim, rng)
+            killed[target] += 1
+            process.kill()
+            message = victim.communicate(timeout=300)[1]  # of a runner that outlives its worker
+            problem = "a traceback" if "Traceback" in message and target != "kernel" else ""
+            tally.count(f"kill -9 of {target} during {what}", problem)
+        last = jobs.build(place / "out", place / "cache", *arguments)
+        error = last.communicate(timeout=600)[1]
+        problem = f"the next build failed: {error[-300:]}" if last.returncode else ""
+        problem = problem or jobs.differences(expected, jobs.pages(place / "out"))
+        tally.count(f"{what} after kills, compared", problem)
+        shutil.rmtree(place)
+        kills -= row
+    tally.say(f"{what}: undisturbed {lasting:.1f} s; killed {killed}")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _declared(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    return jobs.CHAPTER[1:] if "05" in arguments else ()
+
+
+def _target(runner: object, rng: random.Random) -> tuple[str, psutil.Process]:
+    """The runner itself or one of the processes below it, chosen by the seed."""
+    found = [("runner", psutil.Process(runner.pid))]
+    for process in found[0][1].children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        for name, mark in (("worker", "worker.py"), ("kernel", "ipykernel"),
+                           ("jupyter-book", "jupyter_book")):  # fmt: skip
+            if mark in line:
+                found.append((name, process))
+    return rng.choice(found)

@@ -1,0 +1,67 @@
+"""What was tried and what was lost, and what counts as a proper refusal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+OURS = (ValueError, TypeError, OSError, MemoryError, FloatingPointError)  # with one clear line
+LONGEST = 700  # characters of a line that is still one
+
+
+class Tally:
+    """The outcome of one part."""
+
+    def __init__(self, part: str) -> None:
+        self.part, self.started = part, time.monotonic()
+        self.tried: Counter[str] = Counter()
+        self.lost: list[str] = []
+        self.facts: dict[str, Any] = {}
+
+    def count(self, what: str, problem: str = "") -> None:
+        """One attempt at `what`; a problem is a loss."""
+        self.tried[what] += 1
+        if problem:
+            self.lost.append(f"{what}: {problem}")
+            self.say(f"LOST {what}: {problem}")
+
+    def attempt(self, what: str, check: Callable[[], str | None]) -> None:
+        """Count `check()`, which returns what is wrong, if anything; its own failure is a loss."""
+        try:
+            problem = check() or ""
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        self.count(what, problem)
+
+    def say(self, line: str) -> None:
+        seconds = time.monotonic() - self.started
+        print(f"{self.part:>12} {seconds:6.1f} s  {line}", file=sys.stderr, flush=True)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+
+def refusal(call: Callable[[], Any], *names: str) -> str:
+    """What is wrong with how `call` refuses: "" if by an error of ours that has all `names`."""
+    try:
+        call()
+    except OURS as error:
+        return unclear(str(error), *names)
+    except Exception as error:
+        return f"bare {type(error).__name__}: {str(error)[:200]}"
+    return "accepted"
+
+
+def unclear(message: str, *names: str) -> str:
+    """Why a message is not one clear line that holds `names`; "" if it is."""
+    message = message.strip()
+    if not message:
+        return "an empty message"
+    if "\n" in message or len(message) > LONGEST:
+        return f"not one line: {message[:200]!r}"
+    missing = [name for name in names if name not in message]
+    return f"does not name {missing[0]!r}: {message[:200]}" if missing else ""
