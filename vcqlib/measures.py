@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import cache, evaluation, extractors
+from . import cache, evaluation, extractors, training
 from . import experiments as ex
 from .configuration import Experiment
 from .datasets import to_float
+from .entropy import conditional_entropy
 from .files import read_json, write_json
 
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)  # constant classifier-free guidance scales
 PROBED = 6000  # training images behind a linear probe, at most
+REDRAWN = 1000  # held-out images whose last codes are drawn anew, at most
 COMPARED = 2000  # held-out images that give the yardstick for copies, at most
 
 
@@ -28,7 +30,7 @@ def measure(e: Experiment, sweeps: bool = False) -> dict:
     """Metrics of one arm, cached; with `sweeps` also temperatures, guidance and probes."""
     name = extractors.default_extractor(e.dataset)
     inputs = {"arm": ex.fingerprint(e), "run": ex.ar(e).folder.name, "extractor": name}
-    inputs |= {"sweeps": sweeps, "grids": [TEMPERATURES, GUIDANCE, PROBED, COMPARED]}
+    inputs |= {"sweeps": sweeps, "grids": [TEMPERATURES, GUIDANCE, PROBED, REDRAWN, COMPARED]}
 
     def build(folder: Path) -> None:
         write_json(folder / "measures.json", ex.metrics(e) | _measure(e, name, sweeps))
@@ -42,10 +44,9 @@ def _measure(e: Experiment, name: str, sweeps: bool) -> dict:
     reference, known = ex.features(e, "test", name), ex.features(e, "train", name)
     run = ex.ar(e)
 
-    def gfd(model, against=reference, **sampling) -> float:
-        return evaluation.frechet_distance(
-            extract(ex.generate(e, model, **sampling).images), against
-        )
+    def gfd(model, **sampling) -> float:
+        fake = extract(ex.generate(e, model, **sampling).images)
+        return evaluation.frechet_distance(fake, reference)
 
     result: dict = {"curve": run.curve, "best_step": run.best_step}
     result["parameters"] = {
@@ -53,6 +54,7 @@ def _measure(e: Experiment, name: str, sweeps: bool) -> dict:
         "ar": _count(run.model),
         "vocabulary": run.model.config.vocabulary,
     }
+    result |= _floors(e)
     result["gfd_by_step"] = {str(step): gfd(run.at(step)) for step in run.steps}
     drawn = ex.generate(e, run.model)
     features = extract(drawn.images)
@@ -64,7 +66,20 @@ def _measure(e: Experiment, name: str, sweeps: bool) -> dict:
         result["gfd_by_temperature"] = {str(t): gfd(run.model, temperature=t) for t in TEMPERATURES}
         result["gfd_by_guidance"] = {str(s): gfd(run.model, cfg_scale=s) for s in GUIDANCE}
         result["probe"] = _probes(e)
+        result["prefix_mse"] = _prefix_errors(e)
+        result["class_kept"] = _class_kept(e, name)
     return result
+
+
+def _floors(e: Experiment) -> dict:
+    """What knowing nothing costs: each code by its own frequency, and the mean training image."""
+    codes = ex.codes(e).codes
+    unigram = [
+        conditional_entropy(np.ascontiguousarray(codes[:, [t]])).total_bits for t in range(e.length)
+    ]
+    mean = to_float(ex.images(e).images).mean(0)
+    error = (to_float(ex.images(e, "test").images) - mean).square().mean()
+    return {"unigram": unigram, "mean_image_mse": float(error)}
 
 
 def _count(model: torch.nn.Module) -> int:
@@ -75,12 +90,12 @@ def _copies(e: Experiment, drawn: ex.Samples, features, reference, known) -> dic
     """Share of samples nearer to a training image than 99 % of the held-out images are."""
     test, train = ex.images(e, "test").images, ex.images(e).images
     found = {}
-    for kind, samples, held_out, training in (
+    for kind, samples, held_out, known_images in (
         ("features", features, reference[:COMPARED], known),
         ("pixels", drawn.images, test[:COMPARED], train),
     ):
-        _, distance = evaluation.nearest_training(samples, training)
-        _, usual = evaluation.nearest_training(held_out, training)
+        _, distance = evaluation.nearest_training(samples, known_images)
+        _, usual = evaluation.nearest_training(held_out, known_images)
         found[kind] = evaluation.count_copies(distance, usual).fraction
         found[f"{kind}_distance"] = float(np.median(distance) / np.median(usual))
     sequences = {tuple(row) for row in ex.codes(e).codes.tolist()}
@@ -104,6 +119,43 @@ def _probes(e: Experiment) -> dict[str, list[float]]:
     return {
         reading: evaluation.prefix_probe(x, y, x_test, y_test).tolist()
         for reading, (x, x_test) in readings.items()
+    }
+
+
+def _prefix_errors(e: Experiment) -> list[float]:
+    """Mean squared error of held-out images decoded from their first 1..T tokens.
+
+    In the tokenizer's order: for the reversed arm these are those of the arm it flips.
+    """
+    some = to_float(ex.images(e, "test").images[:COMPARED])
+    rows = torch.from_numpy(ex.codes(e, "test").codes[:COMPARED].astype(np.int64))
+    rows, model = rows.flip(1) if e.flipped else rows, ex.tokenizer(e)
+    decoded = (training.decode(model, rows[:, :m].contiguous()) for m in range(1, e.length + 1))
+    return [float((x - some).square().mean()) for x in decoded]
+
+
+def redraw(e: Experiment, codes: np.ndarray, m: int, draws: int = 1, seed: int = 0) -> Tensor:
+    """uint8 images [B · draws, C, H, W] from the first m codes [B, T] and sampled other ones.
+
+    The AR model is not told the class, so what comes out alike is what the prefix fixed.
+    """
+    model = ex.ar(e).model
+    where = model.head.weight.device
+    prefix = torch.from_numpy(codes[:, :m].astype(np.int64)).repeat_interleave(draws, 0).to(where)
+    labels = torch.full((len(prefix),), model.null_label, device=where)
+    generator = torch.Generator(where).manual_seed(seed)
+    return ex.decode(e, model.generate(labels, generator=generator, prefix=prefix).cpu())
+
+
+def _class_kept(e: Experiment, name: str) -> dict[str, float]:
+    """How often a redrawn image shows the class of the image that gave its first m codes."""
+    extract, train, test = extractors.load_extractor(name), ex.images(e), ex.images(e, "test")
+    known, y = ex.features(e, "train", name)[:PROBED], train.labels[:PROBED]
+    codes, source = ex.codes(e, "test").codes[:REDRAWN], test.labels[:REDRAWN]
+    lengths = sorted({m for m in (1, 2, 3, 4, 6, 8, 12) if m < e.length} | {e.length})
+    return {
+        str(m): evaluation.linear_probe(known, y, extract(redraw(e, codes, m)), source)
+        for m in lengths
     }
 
 
