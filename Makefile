@@ -31,6 +31,9 @@ $(STAMP): requirements.txt pyproject.toml
 book: env ## execute every chapter (PROFILE=cpu) and build the book: build/cpu/html/index.html
 	$(BIN)/python book/build.py $(PROFILE) $(ARGS)
 
+pdf: env ## the same as one PDF, through Chromium: build/cpu/book.pdf
+	$(BIN)/python book/build.py $(PROFILE) --pdf $(ARGS)
+
 smoke: env ## the same in small, on the 8x8 digits, in a few minutes
 	$(BIN)/python book/build.py smoke $(ARGS)
 
@@ -41,7 +44,7 @@ test: env ## lint, tests, smoke book, checks of its pages, chapters with other p
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(OFFLINE) $(BIN)/python -m pytest
-	$(OFFLINE) $(BIN)/python book/build.py smoke
+	$(OFFLINE) $(BIN)/python book/build.py smoke --pdf
 	$(OFFLINE) $(BIN)/python -m pytest -m "book or rerun"
 
 serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
@@ -53,6 +56,6 @@ bench: env ## time the library and its peers side by side, on an otherwise idle 
 clean: ## remove what was built (the environment and the cached stages stay)
 	find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help env book smoke chapter test serve bench clean
+.PHONY: help env book pdf smoke chapter test serve bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -3,6 +3,8 @@
 - The public address of the pages follows from the repository's address.
 - sphinx-thebe, which Jupyter Book always loads, defines its constants twice on every page (a
   script error) and names a script on another host; the book has no use for it.
+- sphinx-exercise registers writers for `singlehtml`, the builder behind the PDF, and so switches
+  off the fallback to `html` for every other extension: they get it back.
 - `accessible`: mends the few things in the generated pages that axe-core objects to.
 """
 
@@ -32,6 +34,11 @@ def remove_thebe(app: Sphinx, config: Config) -> None:
     styles[:] = [entry for entry in styles if "sphinx-thebe" not in entry[0]]
 
 
+def write_one_page_like_many(app: Sphinx) -> None:
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
+
+
 def mend_pages(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         for page in sorted(Path(app.outdir).rglob("*.html")):
@@ -42,5 +49,6 @@ def mend_pages(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", set_public_address, priority=1)
     app.connect("config-inited", remove_thebe, priority=1)
+    app.connect("builder-inited", write_one_page_like_many)
     app.connect("build-finished", mend_pages, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +10,9 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from runner.pdf import chromium
+
 AXE = Path(__file__).with_name("axe.min.js")
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE = 390  # pixels
 # Solutions and dropdowns start closed; what is hidden is not checked, so open them.
 OPEN = """() => {
@@ -51,16 +50,6 @@ class Visit:
     wide: list[str] = field(default_factory=list)  # what is wider than a phone
     violations: list[str] = field(default_factory=list)  # of axe-core's rules
     formulas: tuple[int, int, int] = (0, 0, 0)  # in the source, typeset, in error
-
-
-def chromium() -> str:
-    """Path of the system's Chromium; missing, the checks fail instead of being skipped."""
-    for name in filter(None, (os.environ.get("CHROMIUM"), *NAMES)):
-        if found := shutil.which(name):
-            return found
-    raise FileNotFoundError(
-        "Chromium not found: apt-get install chromium, or set CHROMIUM=/path/to/chromium"
-    )
 
 
 @contextmanager
