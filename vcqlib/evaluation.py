@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .tokens import read_npz
+
 WORKING_MEMORY = 128  # MiB for one block of pairwise distances
 
 
@@ -69,10 +71,10 @@ def moments(features: ArrayLike, name: str = "features") -> Moments:
 
 def load_moments(path: str | Path) -> Moments:
     """Reference moments from an .npz with `mu` and `sigma` (ADM's and pytorch-fid's layout)."""
-    with np.load(path, allow_pickle=False) as file:
-        if missing := {"mu", "sigma"} - set(file.files):
-            raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}: not a reference")
-        return Moments(file["mu"].astype(np.float64), file["sigma"].astype(np.float64))
+    arrays = read_npz(path)
+    if missing := {"mu", "sigma"} - arrays.keys():
+        raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}: not a reference")
+    return Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:

@@ -81,7 +81,7 @@ def read_labels(path: str | Path, n: int) -> np.ndarray:
     if path.is_dir():
         labels = _folder_labels(path)
     elif path.suffix == ".npz":
-        named = _members(path)
+        named = read_npz(path)
         if len(named) != 1:
             raise ValueError(f"{path}: needs one array of labels, holds {sorted(named)}")
         labels = next(iter(named.values()))
@@ -125,8 +125,11 @@ def _read_npy(path: Path) -> Tokens:
     return Tokens(read_npy(path))
 
 
-def _members(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz`, each held against its header and the memory before it is read."""
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz`, each held against its header and the memory before it is read.
+
+    Raises ValueError naming the file if it is damaged, holds objects, or would not fit.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = {}
@@ -151,7 +154,7 @@ def _members(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> Tokens:
-    arrays = _members(path)
+    arrays = read_npz(path)
     matrices = {name: a for name, a in arrays.items() if a.ndim == 2}
     named = [name for name in CODE_NAMES if name in matrices] or list(matrices)
     if len(named) != 1 and not set(named) & set(CODE_NAMES):
