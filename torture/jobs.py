@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from torture.tally import OURS, unclear
@@ -25,10 +24,14 @@ CHAPTER = ("smoke", "-p", "tokenizer", "mlp-tiny", "-p", "n_images", "300")
 FORK = multiprocessing.get_context("fork")
 
 
+def _often(recipe: training.Recipe) -> None:
+    object.__setattr__(recipe, "checkpoint_minutes", 1e-5)
+
+
 def stages(cache: Path, until: str, arms: list[ex.Experiment]) -> None:
     """Compute a stage of every arm below `cache`, with a checkpoint after nearly every step."""
     os.environ["VCQ_CACHE"] = str(cache)
-    training.Recipe = partial(training.Recipe, checkpoint_minutes=1e-5)
+    training.Recipe.__post_init__ = _often
     warnings.simplefilter("error")  # "… is not readable": a file was left half-written
     ex.prepare(arms, until=until)
 
