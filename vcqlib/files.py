@@ -158,12 +158,15 @@ def load_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-    seal = info.pop(SEAL, None)
-    if seal is None or seal != _tensor_digest(tensors, info):
-        raise ValueError(
-            f"{path} is damaged: it does not have the SHA-256 that it was written with"
-        )
-    check_format(path, {VERSION: int(info.pop(VERSION))})
+    if not {SEAL, VERSION} & info.keys():
+        if version is None:
+            return tensors, info
+        raise ValueError(f"{path} has no format number and no SHA-256: not a file of this vcqlib")
+    if info.pop(SEAL, None) != _tensor_digest(tensors, info):
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the recorded one")
+    if version is not None:
+        number = info.pop(VERSION, "")
+        check_format(path, {VERSION: int(number) if number.isdecimal() else number}, version)
     return tensors, info
 
 
