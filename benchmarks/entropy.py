@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from vcqlib import codebook_sizes, conditional_entropy  # noqa: E402
-from vcqlib.files import write_json  # noqa: E402
+from vcqlib.files import write_record  # noqa: E402
 
 K, FIRST, TRIE = 16384, 4, 4000
 CASES = {
@@ -296,7 +296,7 @@ def main() -> None:
         )
     if not (arguments.small or arguments.only):
         path = ROOT / "data/results/bench_entropy.json"
-        write_json(path, record)
+        write_record(path, record)
         print(f"\nwritten to {path.relative_to(ROOT)}")
 
 
