@@ -1,0 +1,133 @@
+"""Much of everything: 10^8 sequences, 100 configurations, hours of training, two builds at once."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from torture import jobs
+from torture.large import LENGTH
+from torture.tally import Tally
+from vcqlib import experiments as ex
+from vcqlib.files import read_record
+from vcqlib.tokenizer import PRESETS, Tokenizer, TokenizerConfig
+from vcqlib.training import Recipe, train_tokenizer
+
+CONFIGURATIONS = 100
+GROWTH = 48 << 20  # bytes that a process may grow by, after its first tenth
+
+
+def run(tally: Tally, count: int, seed: int, folder: Path, minutes: float = 30) -> None:
+    """`count` sequences; `minutes` of training (0: none); the rest shrinks with a small count."""
+    jobs.warm_up()
+    full = count >= 10**7
+    free = shutil.disk_usage(folder).free
+    if free < 2.5 * count * LENGTH:
+        count = free // (4 * LENGTH)
+        tally.say(f"the disk has room for {count:,} sequences only")
+    tally.attempt(
+        f"{count:,} x {LENGTH} codes in 4 GiB", lambda: _codes(tally, folder, count, seed)
+    )
+    configurations = CONFIGURATIONS if full else 6
+    tally.attempt(f"study of {configurations} configurations on two processes",
+                  lambda: _study(tally, folder, configurations))  # fmt: skip
+    if minutes:
+        tally.attempt(f"{minutes:g} minutes of training", lambda: _training(tally, minutes))
+    if full or not minutes:
+        tally.attempt("two builds at once in one checkout", lambda: _builds(folder))
+
+
+def _codes(tally: Tally, folder: Path, n: int, seed: int) -> str:
+    place = folder / "large"
+    command = [sys.executable, "-m", "torture.large", str(place), str(n), str(seed)]
+    done = subprocess.run(command, cwd=jobs.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1]
+    facts = read_record(place / "facts.json")
+    tally.facts |= {f"{n:,} codes: {name}": value for name, value in facts.items()}
+    tally.say(f"{n:,} sequences: {facts}")
+    shutil.rmtree(place)
+    return ""
+
+
+def _study(tally: Tally, folder: Path, configurations: int) -> str:
+    arms = [replace(jobs.TINY, seed=i, tokenizer_steps=2, ar_steps=2, n_images=100)
+            for i in range(configurations)]  # fmt: skip
+    start = time.monotonic()
+    workers = [jobs.start(jobs.stages, folder / "study", "ar", part) for part in (arms, arms[::-1])]
+    for worker in workers:
+        worker.join()
+    tally.facts[f"{configurations} configurations, seconds"] = round(time.monotonic() - start)
+    if any(worker.exitcode for worker in workers):
+        return f"exit codes {[worker.exitcode for worker in workers]}"
+    made = len(list((folder / "study").glob("ar-*/done.json")))
+    if made != configurations:
+        return f"{made} of {configurations} were made"
+    jobs.must(jobs.stages, folder / "alone", "ar", arms[:3])
+    alone, together = (jobs.finished_stages(folder / name) for name in ("alone", "study"))
+    return jobs.differences(alone, {name: together[name] for name in alone if name in together})
+
+
+def _training(tally: Tally, minutes: float) -> str:
+    reports = jobs.FORK.Queue()
+    worker = jobs.start(_train_on, minutes, reports)
+    sizes = []
+    while (size := reports.get(timeout=600)) is not None:
+        sizes.append(size)
+    worker.join()
+    early, late = max(sizes[: max(1, len(sizes) // 10)]), max(sizes)
+    tally.facts["training: rounds"] = len(sizes)
+    tally.facts["training: growth, MiB"] = round((late - early) / 2**20, 1)
+    return f"grew by {(late - early) >> 20} MiB" if late - early > GROWTH else ""
+
+
+def _train_on(minutes: float, reports: object) -> None:
+    """Rounds of training with checkpoints; the memory after each goes to `reports`."""
+    images = ex.images(jobs.TINY).images
+    config = TokenizerConfig(
+        codebook_sizes=jobs.TINY.sizes, num_codes=16, image_size=8, channels=1, code_dim=8,
+        balance=True, **PRESETS["mlp-tiny"],
+    )  # fmt: skip
+    end = time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory() as folder:
+        step = 0
+        while step < 2 or time.monotonic() < end:
+            model = Tokenizer(config)
+            recipe = Recipe(150, 32, lr=1e-3, seed=step, checkpoint_minutes=0.005)
+            train_tokenizer(model, images, recipe, Path(folder) / str(step))
+            shutil.rmtree(Path(folder) / str(step))
+            step += 1
+            del model
+            gc.collect()
+            reports.put(_resident())
+    reports.put(None)
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _builds(folder: Path) -> str:
+    """Two at once into one folder, and two into folders of their own, against one alone."""
+    arguments = ("smoke", "--only", "01", "05", "--no-html")
+    alone = jobs.build(folder / "one", folder / "cache-one", *arguments)
+    error = alone.communicate(timeout=600)[1]
+    if alone.returncode:
+        return f"failed alone: {error[-300:]}"
+    outs = [folder / name for name in ("same", "same", "other")]
+    running = [jobs.build(out, folder / "cache-all", *arguments) for out in outs]
+    for build in running:
+        error = build.communicate(timeout=1200)[1]
+        if build.returncode:
+            return f"failed beside others: {error[-300:]}"
+    expected = jobs.pages(folder / "one")
+    wrong = [jobs.differences(expected, jobs.pages(out)) for out in set(outs)]
+    return next(filter(None, wrong), "")
