@@ -5,17 +5,15 @@
 
 from pathlib import Path
 
-from vcqlib import conditional_entropy, expected_conditional_entropy, figures
+from vcqlib import conditional_entropy, figures
 from vcqlib import experiments as ex
 from vcqlib.files import atomic_path
 
 base = ex.Experiment()
-curves, ideal = {}, []
-for name, label in (("uniform", "uniform, K = 256"), ("loglinear", "loglinear, K from 2 to 256")):
+arms = {}
+for name, label in (("uniform", "uniform K = 256"), ("loglinear", "loglinear K = 2 … 256")):
     arm = base.arm(name)
-    curves[label] = conditional_entropy(ex.codes(arm).codes).bits
-    curves[f"{name}, ideal codes"] = expected_conditional_entropy(arm.n_images, arm.sizes)
-    ideal.append(f"{name}, ideal codes")
-figure = figures.positions(curves, dashed=ideal)
+    arms[label] = arm.sizes, conditional_entropy(ex.codes(arm).codes).bits
+figure = figures.cliff_and_cure(arms)
 with atomic_path(Path(__file__).parent / "_assets" / "cliff.png") as temporary:
     figure.savefig(temporary, metadata={"Software": None})

@@ -117,12 +117,16 @@ def lines(
 
 def heatmap(
     values: np.ndarray, x: Sequence, y: Sequence, xlabel: str, ylabel: str, label: str,
-    annotate: str | None = None,
+    annotate: str | None = None, centre: float | None = None,
 ) -> Figure:  # fmt: skip
-    """Values [len(y), len(x)] as colours; `annotate` is a format such as ".0f"."""
-    figure, ax = axes(size=(7.0, 4.2))
+    """Values [len(y), len(x)] as colours, NaN blank; `annotate` is a format such as ".0f".
+
+    With a `centre`, values on its two sides get two hues (blue above, red below).
+    """
+    figure, ax = axes(size=(7.0, 4.2 if len(y) > 4 else 2.6))
     sns.heatmap(
-        values, xticklabels=x, yticklabels=y, cmap="viridis", ax=ax, annot=annotate is not None,
+        values, xticklabels=x, yticklabels=y, ax=ax, annot=annotate is not None,
+        cmap="viridis" if centre is None else "RdBu", center=centre,
         fmt=annotate or "", cbar_kws={"label": label}, annot_kws={"fontsize": 8},
     )  # fmt: skip
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -149,4 +153,70 @@ def image_grid(rows: Mapping[str, object], columns: Sequence[str] | None = None)
             if columns and r == 0:
                 cell.set_title(columns[c], fontsize=8)
         ax[r, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def cliff_and_cure(arms: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Figure:
+    """The book's emblem: what each position could hold, what it tells, and where that ends.
+
+    Args:
+        arms: label → codebook sizes K_1..K_T and conditional entropies [T] in bits.
+    """
+    figure, panels = axes(1, len(arms), (9.0, 3.5), sharex=True, sharey=True, squeeze=False)
+    spent = {a: int(np.argmax(np.cumsum(h) >= 0.99 * np.sum(h))) + 1 for a, (_, h) in arms.items()}
+    length = len(next(iter(arms.values()))[0])
+    shown = min(length, max(16, int(np.ceil(1.25 * max(spent.values())))))
+    t = np.arange(1, shown + 1)
+    for i, (ax, (label, (sizes, bits))) in enumerate(zip(panels[0], arms.items(), strict=True)):
+        end, total = spent[label], float(np.sum(bits))
+        ax.bar(t, np.log2(sizes)[:shown], width=0.86, color="#dedede", label="could hold")
+        ax.bar(t, bits[:shown], width=0.86, color=colour(label, i), label="tells")
+        if end < length:
+            ax.axvline(end + 0.5, color="#333333", linestyle="--", linewidth=1.2)
+            note = f"after position {end}:\n{length - end} positions that tell\nnext to nothing new"
+            right = end > shown / 2
+            ax.annotate(
+                note, (end + 0.5, 0.6), xycoords=("data", "axes fraction"), va="center",
+                xytext=(-6 if right else 6, 0), textcoords="offset points", fontsize=10,
+                ha="right" if right else "left",
+                bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 2},
+            )  # fmt: skip
+        ax.set_title(f"{label}: {total:.1f} bits, 99 % of them in {end} positions", loc="left")
+        ax.set(xlabel="position t", xlim=(0.3, shown + 0.7))
+        ax.grid(False, axis="x")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0][0].set(ylabel="bits", ylim=(0, 1.16 * panels[0][0].dataLim.y1))
+    panels[0][0].legend(loc="upper right", ncols=2, fontsize=10)
+    return figure
+
+
+def prefix_trees(arms: Mapping[str, np.ndarray]) -> Figure:
+    """Prefix trees of a few sequences: label → codes [n, P], a panel each.
+
+    Open circles are prefixes that several sequences share (area: how many), filled ones belong to
+    one sequence alone; dotted lines are its later tokens.
+    """
+    figure, panels = axes(1, len(arms), (7.0, 3.6), squeeze=False)
+    for i, (ax, (label, codes)) in enumerate(zip(panels[0], arms.items(), strict=True)):
+        codes = np.asarray(codes)[np.lexsort(np.asarray(codes).T[::-1])]
+        n, hue = len(codes), colour(label, i)
+        y, size = np.full(n, (n - 1) / 2), np.full(n, n)
+        ax.scatter(0, y[0], s=12 * n, color="white", edgecolor=hue, zorder=3)
+        for t in range(1, codes.shape[1] + 1):
+            group = np.unique(codes[:, :t], axis=0, return_inverse=True)[1].reshape(-1)
+            sizes = np.bincount(group)
+            heights = np.bincount(group, np.arange(n)) / sizes
+            lines = {(y[r], heights[g], size[r] == 1) for r, g in enumerate(group)}
+            for start, end, known in sorted(lines):
+                ax.plot([t - 1, t], [start, end], ":" if known else "-", color=hue, linewidth=1.2)
+            opened = np.unique(group[size > 1])
+            faces = np.where(sizes[opened] == 1, hue, "white")
+            ax.scatter(
+                np.full(len(opened), t), heights[opened], s=12 * sizes[opened] + 8, color=faces,
+                edgecolor=hue, zorder=3,
+            )  # fmt: skip
+            y, size = heights[group], sizes[group]
+        ax.set(title=label, xlabel="tokens read, t", yticks=[])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0][0].set_ylabel(f"{n} sequences")
     return figure
