@@ -118,7 +118,7 @@ def test_the_largest_subset_is_the_whole_set():
 
 def test_a_class_that_runs_out_is_taken_whole():
     labels = np.array([0] * 2 + [1] * 50)
-    chosen = datasets._choose("toy", labels, 20, seed=0)
+    chosen = datasets.choose("toy", labels, 20, seed=0)
     assert np.bincount(labels[chosen]).tolist() == [2, 18]
     assert len(set(chosen.tolist())) == 20
 
@@ -221,7 +221,7 @@ def test_one_changed_byte_is_noticed(copied_data):
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(copied_data):
-    (copied_data / "MANIFEST.json").write_text(json.dumps({"other": {}}))
+    (copied_data / "MANIFEST.json").write_text(json.dumps({"other": {"sha256": "", "bytes": 0}}))
     with pytest.raises(FileNotFoundError, match="not listed in .*MANIFEST.json: set VCQ_DATA"):
         load_images("fashion-mnist", "test")
 

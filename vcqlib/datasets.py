@@ -77,6 +77,14 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def write_sheet(path: str | Path, images: Tensor, columns: int = 8) -> None:
+    """Write uint8 images [N, C, H, W] side by side as one PNG."""
+    from torchvision.utils import save_image
+
+    with atomic_path(path) as temporary:
+        save_image(images.float() / 255, temporary, format="png", nrow=columns, padding=2)
+
+
 def load_images(
     dataset: str,
     split: Split,
@@ -109,12 +117,12 @@ def load_images(
         return _synthetic(dataset, split, n_images, seed, image_size)
     if kind == "folder" and argument:
         listing = list_folder(argument, split)
-        chosen = _choose(dataset, listing.labels, n_images, seed, at_most)
+        chosen = choose(dataset, listing.labels, n_images, seed, at_most)
         images = decode_images(tuple(listing.paths[i] for i in chosen), image_size)
         labels, classes = listing.labels[chosen], listing.classes
     elif dataset in LOADERS:
         images, labels, classes = LOADERS[dataset](split)
-        chosen = _choose(dataset, labels, n_images, seed, at_most)
+        chosen = choose(dataset, labels, n_images, seed, at_most)
         images, labels = images[chosen], labels[chosen]
     else:
         raise unknown_name("data set", dataset, NAMES)
@@ -122,7 +130,7 @@ def load_images(
     return ImageSet(dataset, images, torch.from_numpy(labels.astype(np.int64)), classes)
 
 
-def _choose(
+def choose(
     name: str, labels: np.ndarray, n: int | None, seed: int, at_most: int | None = None
 ) -> np.ndarray:
     """Indices of the first n images in the seed's order, which takes the classes in turn."""

@@ -32,7 +32,7 @@ from .tokenizer import Tokenizer, TokenizerConfig
 from .vendored import manifest
 
 DATA_SOURCES = ("datasets", "image_folder", "synthetic")
-TOKENIZER_SOURCES = (*DATA_SOURCES, "quantizer", "transformer", "tokenizer", "training")
+TOKENIZER_SOURCES = (*DATA_SOURCES, "quantizer", "transformer", "tokenizer", *training.SOURCES)
 AR_SOURCES = (*TOKENIZER_SOURCES, "codes", "autoregressive")
 METRIC_SOURCES = (*AR_SOURCES, "evaluation", "extractors")
 HELD_OUT = 10_000  # test images used for held-out likelihood and references, at most

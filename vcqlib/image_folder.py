@@ -14,6 +14,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -94,7 +95,7 @@ def decode_images(paths: tuple[Path, ...], image_size: int | None = None) -> np.
     Raises ValueError naming the file that is broken, too large, of another size, or in a mode
     that 8 bits cannot hold.
     """
-    channels = 1 if {_mode(path) for path in paths} <= GREY else 3
+    channels = 1 if {image_mode(path) for path in paths} <= GREY else 3
     first = _decode(paths[0], channels, image_size)
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
     for image, path in zip(images, paths, strict=True):
@@ -106,42 +107,63 @@ def decode_images(paths: tuple[Path, ...], image_size: int | None = None) -> np.
     return images
 
 
-def _open(path: Path) -> Image.Image:
+def _open(file: Path | BinaryIO, name: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return Image.open(path)
+            image = Image.open(file)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             limit = Image.MAX_IMAGE_PIXELS
-            raise ValueError(f"{path} has more than {limit} pixels: scale it down") from None
+            raise ValueError(f"{name} has more than {limit} pixels: scale it down") from None
         except (UnidentifiedImageError, SyntaxError, ValueError):
-            raise ValueError(f"{path} is no image that Pillow can read: remove it") from None
+            raise ValueError(f"{name} is no image that Pillow can read: remove it") from None
+    if image.mode not in GREY | COLOUR:
+        mode = image.mode
+        image.close()
+        raise ValueError(f"{name} has mode {mode}: convert it to 8-bit grey or RGB")
+    return image
 
 
-def _mode(path: Path) -> str:
+def image_mode(path: Path) -> str:
     """The mode in the header; ValueError if it does not fit into 8 bits a channel."""
-    with _open(path) as image:
-        if image.mode not in GREY | COLOUR:
-            raise ValueError(f"{path} has mode {image.mode}: convert it to 8-bit grey or RGB")
+    with _open(path, str(path)) as image:
         return image.mode
 
 
-def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
-    """One file as uint8 [C, H, W]."""
-    with _open(path) as file:
+def open_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """A picture, turned as its EXIF says, on white where it is transparent.
+
+    Raises ValueError with `name` (default: the path) if it is broken, too large, or in a mode that
+    8 bits cannot hold.
+    """
+    name = name or str(file)
+    with _open(file, name) as opened:
         try:
-            image = ImageOps.exif_transpose(file)  # reads the pixels
+            image = ImageOps.exif_transpose(opened)  # reads the pixels
         except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}): replace or remove it") from None
+            raise ValueError(f"{name} is damaged ({error}): replace or remove it") from None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image_size is not None:
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image)
+    return image
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Scale the short side to `size` and cut out the centre."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def to_pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """uint8 [C, H, W], grey for one channel, else RGB."""
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
+    """One file as uint8 [C, H, W]."""
+    image = open_image(path).convert("L" if channels == 1 else "RGB")
+    return to_pixels(image if image_size is None else fit(image, image_size), channels)
 
 
 def folder_digest(folder: str | Path) -> str:

@@ -18,7 +18,7 @@ from .files import atomic_path, read_json, write_json
 from .texts import load_text, text_tokenizer, windows
 
 TEXT_SOURCES = ("language", "texts")
-MODEL_SOURCES = ("language", "transformer", "autoregressive", "training")
+MODEL_SOURCES = ("language", "transformer", "autoregressive", *training.SOURCES)
 
 
 @dataclass(frozen=True)
