@@ -66,14 +66,21 @@ def test_logits_at_t_see_only_the_class_and_earlier_codes():
     assert ((model.logits(codes, (labels + 1) % 4) - logits).abs().amax((0, 2)) > 0).all()
 
 
-def test_cached_logits_equal_the_full_pass():
-    """What `generate` sees at each step is what `logits` gives for the same codes."""
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_cached_steps_equal_the_full_pass(kept):
+    """What `generate` sees at each step is what the full pass gives for the same codes."""
     model, (codes, labels) = make(), data()
-    full = model.logits(codes, labels)
     seen, trunk = [], model._trunk
-    model._trunk = lambda *a, **k: seen.append(trunk(*a, **k)) or seen[-1]
+    model._trunk = lambda *a: seen.append(trunk(*a)) or seen[-1]
+    drawn = model.generate(labels, prefix=codes[:, :kept], generator=seeded())
+    assert [len(x[0]) for x in seen] == [kept + 1] + [1] * (len(SIZES) - kept - 1)
+    logits = model.head(torch.cat(seen, 1))
+    torch.testing.assert_close(logits, model.logits(drawn, labels), atol=1e-5, rtol=0)
+
+
+def test_a_complete_prefix_comes_back():
+    model, (codes, labels) = make(), data()
     assert torch.equal(model.generate(labels, prefix=codes), codes)
-    torch.testing.assert_close(torch.cat(seen, 1), full, atol=1e-5, rtol=0)
 
 
 def test_loss_is_the_mean_cross_entropy_over_the_whole_vocabulary():

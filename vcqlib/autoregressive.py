@@ -14,12 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import Block, Cache, rotary_table
+from .quantizer import runs
+from .transformer import Block, Cache, Linear, project, rotary_table
 
 
 @dataclass(frozen=True)
 class ARConfig:
-    """Shape of the AR model."""
+    """Shape of the AR model.
+
+    restricted_head (ours, off by default): position t predicts only its first K_t codes, in
+    training too. The rest is never sampled, so it need not be computed.
+    """
 
     codebook_sizes: tuple[int, ...]
     vocabulary: int
@@ -29,6 +34,7 @@ class ARConfig:
     heads: int = 4
     dropout: float = 0.1
     label_dropout: float = 0.1
+    restricted_head: bool = False
 
     def __post_init__(self) -> None:
         if not self.codebook_sizes or max(self.codebook_sizes) > self.vocabulary:
@@ -95,6 +101,25 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     return logits
 
 
+def draw(logits: Tensor, u: Tensor) -> Tensor:
+    """Codes int64 [B] from logits [B, K] by numbers u [B], uniform in [0, 1): inverse CDF."""
+    mass = logits.softmax(-1).cumsum(-1)
+    # a little below 1, so that rounding cannot reach past the last code with a chance above 0
+    aim = u[:, None] * (1 - 2**-22) * mass[:, -1:]
+    return torch.searchsorted(mass, aim, right=True)[:, 0]
+
+
+def _uniform(
+    batch: int, length: int, generator: torch.Generator | Sequence | None, device: torch.device
+) -> Tensor:
+    """The numbers that choose the codes, uniform in [0, 1), fp32 [B, T]."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.rand(batch, length, generator=generator, device=device)
+    if len(generator) != batch:
+        raise ValueError(f"one generator a row is {batch}, got {len(generator)}")
+    return torch.stack([torch.rand(length, generator=g, device=device) for g in generator])
+
+
 class ARModel(nn.Module):
     """Predicts code t from the class and the codes before it."""
 
@@ -109,7 +134,7 @@ class ARModel(nn.Module):
             Block(c.width, c.heads, hidden, c.dropout) for _ in range(c.layers)
         )
         self.norm = nn.RMSNorm(c.width)
-        self.head = nn.Linear(c.width, c.vocabulary, bias=False)
+        self.head = Linear(c.width, c.vocabulary)
         table = rotary_table(c.length, c.width // c.heads)
         self.register_buffer("table", table, persistent=False)
         for module in self.modules():
@@ -125,7 +150,15 @@ class ARModel(nn.Module):
         table = self.table[:, start : start + x.shape[1]]
         for i, block in enumerate(self.blocks):
             x = block(x, table, causal=True, cache=caches[i] if caches else None)
-        return self.head(self.norm(x))
+        return self.norm(x)
+
+    def _hidden(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """What the head reads, [B, T, width]: class token first, each code one position later."""
+        if codes.ndim != 2 or codes.shape[1] != self.config.length:
+            raise ValueError(f"codes must be [B, {self.config.length}], got {tuple(codes.shape)}")
+        first = self.class_embedding(labels)[:, None]
+        x = torch.cat([first, self.code_embedding(codes[:, :-1])], dim=1)
+        return self._trunk(self.dropout(x))
 
     def logits(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Logits [B, T, V] of every position given the class and the codes before it.
@@ -133,35 +166,56 @@ class ARModel(nn.Module):
         Args:
             codes: int64 [B, T]; the last column is a target only and is never read.
             labels: int64 [B], 0..classes − 1, or `null_label`.
+
+        With a restricted head, logits beyond K_t are −inf.
         """
-        if codes.ndim != 2 or codes.shape[1] != self.config.length:
-            raise ValueError(f"codes must be [B, {self.config.length}], got {tuple(codes.shape)}")
-        first = self.class_embedding(labels)[:, None]
-        x = torch.cat([first, self.code_embedding(codes[:, :-1])], dim=1)
-        return self._trunk(self.dropout(x))
+        logits = self.head(self._hidden(codes, labels))
+        if self.config.restricted_head:
+            logits = logits.masked_fill(self._beyond(logits.device), -math.inf)
+        return logits
 
     def loss(
         self, codes: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Mean cross-entropy over all positions and the whole vocabulary, scalar, nats.
 
-        In training mode a share `label_dropout` of the labels is replaced by `null_label`.
+        With a restricted head over the first K_t codes, the only columns that are computed. In
+        training mode a share `label_dropout` of the labels is replaced by `null_label`.
         """
         if self.training and self.config.label_dropout:
             chance = torch.rand(labels.shape, generator=generator, device=labels.device)
             labels = labels.masked_fill(chance < self.config.label_dropout, self.null_label)
+        if self.config.restricted_head:
+            hidden, total = self._hidden(codes, labels), 0.0
+            for first, last, k in runs(self.config.codebook_sizes):
+                logits = F.linear(hidden[:, first:last], self.head.weight[:k]).flatten(0, 1)
+                targets = codes[:, first:last].flatten()
+                total = total + F.cross_entropy(logits.float(), targets, reduction="sum")
+            return total / codes.numel()
         return F.cross_entropy(self.logits(codes, labels).flatten(0, 1).float(), codes.flatten())
 
-    @torch.no_grad()
     def position_losses(self, codes: Tensor, labels: Tensor, own: bool = False) -> Tensor:
         """Cross-entropy of each code, nats [B, T].
 
         own: renormalise over the first K_t entries, which is what sampling does.
         """
-        logits = self.logits(codes, labels).float()
-        if own:
-            logits = logits.masked_fill(self._beyond(logits.device), -math.inf)
-        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none")
+        return self._position_losses(codes, labels, (own,))[0]
+
+    def both_losses(self, codes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """`position_losses` over the full vocabulary and over the first K_t, from one pass."""
+        full, own = self._position_losses(codes, labels, (False, True))
+        return full, own
+
+    @torch.no_grad()
+    def _position_losses(
+        self, codes: Tensor, labels: Tensor, kinds: Sequence[bool]
+    ) -> list[Tensor]:
+        logits, losses = self.logits(codes, labels).float(), []
+        for own in kinds:
+            if own:
+                logits = logits.masked_fill(self._beyond(logits.device), -math.inf)
+            losses.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none"))
+        return losses
 
     def _beyond(self, device: torch.device) -> Tensor:
         """True where entry v lies beyond K_t, bool [T, V]."""
@@ -199,7 +253,7 @@ class ARModel(nn.Module):
         cfg_scale: float = 1.0,
         guidance: str = "constant",
         guidance_power: float = 1.75,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         prefix: Tensor | None = None,
     ) -> Tensor:
         """Sample codes int64 [B, T] for labels int64 [B], with a preallocated KV cache.
@@ -210,6 +264,8 @@ class ARModel(nn.Module):
             temperature: 0 takes the most likely code.
             cfg_scale: classifier-free guidance; 1 runs the conditional model alone.
             guidance: "constant", or "cosine" with `guidance_power`.
+            generator: one for the batch, or one for each row: then a row's sample does not depend
+                on the other rows (up to rounding in the logits).
             prefix: int64 [B, m] codes to keep; the rest is sampled.
         """
         if temperature < 0:
@@ -221,29 +277,32 @@ class ARModel(nn.Module):
         self._check_request(labels, prefix)
         was_training = self.training
         self.eval()
-        c, batch, guided = self.config, len(labels), cfg_scale != 1.0
+        c, batch, device, guided = self.config, len(labels), labels.device, cfg_scale != 1.0
         scales = guidance_scales(cfg_scale, c.length, guidance, guidance_power)
-        beyond = self._beyond(labels.device)
+        chances = _uniform(batch, c.length, generator, device)
+        kept = 0 if prefix is None else prefix.shape[1]
+        codes = torch.empty(batch, c.length, dtype=torch.int64, device=device)
         if guided:
             labels = torch.cat([labels, torch.full_like(labels, self.null_label)])
-        x = self.class_embedding(labels)[:, None]  # [B or 2B, 1, width]
+        x = self.class_embedding(labels)[:, None]  # [B or 2B, 1 + kept, width]
+        if kept:
+            codes[:, :kept] = prefix
+            seen = prefix.repeat(2 if guided else 1, 1)
+            x = torch.cat([x, self.code_embedding(seen)[:, : c.length - 1]], dim=1)
         shape = (len(labels), c.heads, c.length, c.width // c.heads)
         caches = [Cache(shape, x) for _ in self.blocks]
-        codes = torch.empty(batch, c.length, dtype=torch.int64, device=labels.device)
-        for t in range(c.length):
-            logits = self._trunk(x, t, caches)[:, -1].float()
-            if prefix is not None and t < prefix.shape[1]:
-                codes[:, t] = prefix[:, t]
+        for t in range(kept, c.length):
+            x = self._trunk(x, 0 if t == kept else t, caches)[:, -1]
+            # the first K_t logits only: the others would be masked
+            logits = project(x, self.head.weight[: c.codebook_sizes[t]]).float()
+            if guided:
+                conditional, free = logits.chunk(2)
+                logits = free + scales[t] * (conditional - free)
+            if temperature == 0:
+                codes[:, t] = logits.argmax(-1)
             else:
-                if guided:
-                    conditional, free = logits.chunk(2)
-                    logits = free + scales[t] * (conditional - free)
-                logits = logits.masked_fill(beyond[t], -math.inf)
-                if temperature == 0:
-                    codes[:, t] = logits.argmax(-1)
-                else:
-                    chances = filter_logits(logits / temperature, top_k, top_p).softmax(-1)
-                    codes[:, t] = torch.multinomial(chances, 1, generator=generator)[:, 0]
+                logits = filter_logits(logits / temperature, top_k, top_p)
+                codes[:, t] = draw(logits, chances[:, t])
             x = self.code_embedding(codes[:, t].repeat(2 if guided else 1))[:, None]
         self.train(was_training)
         return codes

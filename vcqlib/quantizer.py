@@ -34,7 +34,7 @@ class Usage:
     perplexity: Tensor  # float64 [T], 2^entropy of the position's own distribution
 
 
-def _runs(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
+def runs(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Yield (first, last + 1, K) for each run of neighbouring positions with the same K."""
     start = 0
     for t in range(1, len(sizes) + 1):
@@ -192,6 +192,8 @@ class VariableCodebookQuantizer(nn.Module):
         if z.ndim != 3 or z.shape[1:] != (len(self.sizes), self.dim):
             raise ValueError(f"z must be [B, {len(self.sizes)}, {self.dim}], got {tuple(z.shape)}")
         z = z.float()
+        if not self.training and not torch.isfinite(z).all():  # in training the loss says so
+            raise ValueError("z has NaN or infinite entries: no code is nearest to them")
         if self.norm is not None:
             if self.training and len(z) < 2:
                 raise ValueError("balance needs a batch of at least 2 in training, got 1")
@@ -204,7 +206,7 @@ class VariableCodebookQuantizer(nn.Module):
         codes = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
         widest = max(self.sizes) + CHUNK
         scores = z.new_empty(max(widest, min(BLOCK, codes.numel() * widest)))
-        for first, last, k in _runs(self.sizes):
+        for first, last, k in runs(self.sizes):
             part = z[:, first:last].reshape(-1, self.dim)
             # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for every e
             bias = None if self.distance == "cosine" else -0.5 * rows[:k].square().sum(-1)

@@ -26,6 +26,35 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] times the transpose of weight [out, in]: [..., out].
+
+    A few rows on a CPU, as in sampling, go through a batched product over four parts of the
+    weight. It uses all cores, where the plain product of one row uses one: 3 to 5 times as fast at
+    1 row, 1.4 times at 64 (MKL, 2 cores). Training takes the plain product.
+    """
+    few = x.shape[:-1].numel() <= 64 and x.device.type == "cpu" and not torch.is_grad_enabled()
+    if not few or len(weight) < 64:
+        return F.linear(x, weight)
+    quarter = len(weight) // 4
+    rows = x.flatten(0, -2)  # [n, in]
+    parts = weight[: 4 * quarter].view(4, quarter, -1)
+    y = torch.bmm(parts, rows.T.expand(4, -1, -1)).flatten(0, 1).T  # [n, 4 · quarter]
+    if 4 * quarter < len(weight):
+        y = torch.cat([y, F.linear(rows, weight[4 * quarter :])], dim=-1)
+    return y.contiguous().view(*x.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias that calls `project`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight)
+
+
 class Cache:
     """Keys and values of the positions seen so far, preallocated for the whole sequence."""
 
@@ -51,8 +80,8 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not divisible by heads {heads}")
         self.heads, self.dropout = heads, dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.q_norm = nn.RMSNorm(width // heads)
         self.k_norm = nn.RMSNorm(width // heads)
 
@@ -80,8 +109,8 @@ class GEGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.gate_up = Linear(width, 2 * hidden)
+        self.out = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
