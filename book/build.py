@@ -115,6 +115,9 @@ def main() -> int:
     except Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # no space, no permission
+        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         return 130

@@ -32,7 +32,7 @@ def stages(cache: Path, until: str, arms: list[ex.Experiment]) -> None:
     """Compute a stage of every arm below `cache`, with a checkpoint after nearly every step."""
     os.environ["VCQ_CACHE"] = str(cache)
     training.Recipe.__post_init__ = _often
-    warnings.simplefilter("error")  # "… is not readable": a file was left half-written
+    warnings.filterwarnings("error", message=".*(readable|damaged)")  # a file was half-written
     ex.prepare(arms, until=until)
 
 

@@ -171,6 +171,8 @@ class Executor:
             reason = f"time limit of {self.timeout:g} s" if late else "the process died; see"
             log = "" if late else f" {task.log.name} (exit {task.process.returncode})"
             outcome = {"cell": task.progress()[0] - 1, "error": f"stopped: {reason}{log}"}
+        if not outcome and not _whole(partial):
+            outcome = {"cell": None, "error": f"{partial} was not written whole: is the disk full?"}
         if not outcome:
             notebook = clean(nbformat.read(partial, as_version=4))
             target = self.out / "notebooks" / partial.name
@@ -195,9 +197,18 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def _whole(path: Path) -> bool:
+    """Whether this is a notebook to its end."""
+    try:
+        nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return False
+    return True
+
+
 def _describe(partial: Path, index: int | None) -> str:
     """`cell 7 of 12 (c06: first line of its code)`."""
-    if index is None or index < 0 or not partial.exists():
+    if index is None or index < 0 or not _whole(partial):
         return "start-up"
     notebook = nbformat.read(partial, as_version=4)
     # papermill has put a note above the notebook and one above the failing cell.
