@@ -77,6 +77,13 @@ POSITIVE = _number("a finite number above 0", lambda x: x > 0)
 DATASET = Rule("fashion-mnist, mnist, digits, cifar10, folder:PATH or synthetic:SIZExCHANNELS "
                "(1, 3 or 4 of these)", _dataset)  # fmt: skip
 SCHEDULE = Rule("a name or a list of whole numbers", _schedule)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[\w-]+", value))
+
+
+NAME = Rule("the name of a record or study in data/results", _name)
 TEXT = "shakespeare, kjv, handbook-en (-de, -fr, -ja), python or file:PATH"
 RULES = {
     "dataset": DATASET,
@@ -123,8 +130,9 @@ RULES = {
     "bandwidth_tb": POSITIVE,
     "gpus": _whole(1),
     "n_live": _whole(2),
-    "record": Rule("the name of a record in data/results",
-                   lambda value: isinstance(value, str) and bool(re.fullmatch(r"[\w-]+", value))),
+    "record": NAME,
+    "study": NAME,
+    "variable": Rule("the name of an arm", NAME.accepts),
 }  # fmt: skip
 
 

@@ -153,6 +153,50 @@ def summary(measures: Mapping) -> dict[str, float]:
     }
 
 
+def floors(record: Mapping) -> dict[str, bool]:
+    """Which floors of the protocol a run clears; one that does not counts as no run."""
+    m, n = record["measures"], record["config"]["n_images"]
+    best = min(float(np.sum(point["held_out"])) for point in m["curve"])
+    return {
+        "reconstruction better than the mean image": m["reconstruction"]["mse"]
+        < m["mean_image_mse"],
+        "entropy at most log2 N": float(np.sum(m["entropy"])) <= np.log2(n) + 1e-9,
+        "held-out likelihood better than unigrams": best < float(np.sum(m["unigram"])),
+        "gFD below marginals": best_gfd(record) < m["gfd_marginals"],
+    }
+
+
+def best_gfd(record: Mapping) -> float:
+    """The better gFD of the last step and of the step with the best held-out likelihood."""
+    return min(record["measures"]["last"]["gfd"], record["measures"]["best"]["gfd"])
+
+
+def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[dict, dict]]:
+    """Records of arm `a` and arm `b` with the same seed, by seed.
+
+    Raises:
+        ValueError: an arm without records in the group.
+    """
+    arms = {}
+    for arm in (a, b):
+        arms[arm] = {r["seed"]: r for r in found if (r["group"], r["arm"]) == (group, arm)}
+        if not arms[arm]:
+            known = sorted({r["arm"] for r in found if r["group"] == group})
+            raise ValueError(f"no records of arm {arm!r} in group {group!r} (arms: {known})")
+    return [(arms[a][seed], arms[b][seed]) for seed in sorted(arms[a].keys() & arms[b].keys())]
+
+
+def provenance(found: list[dict]) -> str:
+    """Where records were computed, in one line for a caption; says if any is stale."""
+    hardware = {f"{r['hardware']['cores']} cores of {r['hardware']['processor']}"
+                if "gpu" not in r["hardware"] else r["hardware"]["gpu"] for r in found}  # fmt: skip
+    torch_versions = {f"torch {r['versions']['torch']}" for r in found}
+    commits = {f"commit {r['commit']}" for r in found}
+    stale = sum(r["stale"] for r in found)
+    mark = f"; STALE: {stale} of {len(found)} are of another configuration" if stale else ""
+    return "; ".join(", ".join(sorted(s)) for s in (hardware, torch_versions, commits)) + mark
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A record against its recomputation."""
