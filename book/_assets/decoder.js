@@ -32,7 +32,7 @@
       slider.setAttribute("aria-valuetext", text);
       const each = shown.map((arm) => `${escape(arm.name)}: ${datum("m", steps[arm.at])} codes, ` +
         `${datum("bits", arm.bits[arm.at], arm.bits[arm.at].toFixed(1))} bits, ` +
-        `error ${datum("mse", arm.mse[arm.at], arm.mse[arm.at].toFixed(3))}`);
+        `squared error ${datum("mse", arm.mse[arm.at], arm.mse[arm.at].toFixed(3))}`);
       vcq.say(output, `<strong>Decoded: ${text}.</strong> ${each.join("; ")}.`);
       const heads = shown.map((arm) => `<div><b>${escape(arm.name)}</b><br>m = ${steps[arm.at]}</div>`);
       const rows = images.map((label, row) => shown.map((arm) =>

@@ -56,13 +56,16 @@
     };
     const out = [];
     svg.setAttribute("viewBox", `0 0 ${width} ${foot + bars + 40}`);
-    if (t) out.push(`<rect class="now" x="${x(t) - (x(1) - x(0)) + 9}" y="0" ` +
+    if (t) out.push(`<rect class="column" x="${x(t) - (x(1) - x(0)) + 9}" y="0" ` +
       `width="${x(1) - x(0)}" height="${foot + bars + 36}" rx="4"/>`);
     const mid = (s) => (x(s - 1) + x(s)) / 2 + 9; // the middle of a position's column
+    const narrow = x(1) - x(0) < 50;
     for (let s = 1; s <= last; s++) {
-      out.push(`<text class="tick" x="${mid(s)}" y="12" text-anchor="middle">t = ${s}</text>` +
-        `<text class="tick" x="${mid(s)}" y="27" text-anchor="middle">K = ${count(tree.sizes[s - 1])}</text>`);
+      const size = count(tree.sizes[s - 1]);
+      out.push(`<text class="tick" x="${mid(s)}" y="12" text-anchor="middle">${narrow ? s : `t = ${s}`}</text>` +
+        `<text class="tick" x="${mid(s)}" y="27" text-anchor="middle">${narrow ? size : `K = ${size}`}</text>`);
     }
+    if (narrow) out.push('<text class="tick" x="0" y="12">t</text><text class="tick" x="0" y="27">K</text>');
     for (let s = 1; s <= t; s++) {
       for (const group of tree.levels[s]) {
         const [x0, y0, x1, y1] = [x(s - 1), y(group.parent), x(s), y(group)];
@@ -70,7 +73,7 @@
         out.push(`<path class="${known ? "rest" : "branch"}${!known && s === t ? " new" : ""}" ` +
           `d="M${x0} ${y0}C${bend} ${y0} ${bend} ${y1} ${x1} ${y1}"/>`);
         if (!known || s === t) {
-          out.push(`<text class="tick" x="${x1 - 9}" y="${y1 - 4}" text-anchor="end">${group.code}</text>`);
+          out.push(`<text class="tick code" x="${x1 - 9}" y="${y1 - 4}" text-anchor="end">${group.code}</text>`);
         }
       }
     }
@@ -141,6 +144,7 @@
       <th scope="col">bits</th><th scope="col">spent</th></tr></thead><tbody></tbody></table></div></details>`;
     const svg = live.querySelector("svg"), output = live.querySelector("output");
     const trees = config.arms.map(solve), arm = live.querySelector("[name=arm]");
+    arm.value = trees.length - 1; // the growing codebook, whose tree has more to show
     live.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
     const refresh = vcq.steps(live, trees[0].sizes.length, 1, (t, slider) => {
       const tree = trees[arm.value];

@@ -48,8 +48,8 @@
     const common = { width, height: 150, shown: s.length, cliff: own.cliff };
     svg.setAttribute("viewBox", `0 0 ${width} 452`);
     svg.innerHTML = panel({
-      ...common, id: `${id}-a`, top: 28, title: "codebook size K_t (each line doubles or more)",
-      most: 1.15 * Math.max(4, Math.log2(s.kMax)), label: (bits) => count(2 ** bits),
+      ...common, id: `${id}-a`, top: 28, title: "codebook size K_t, logarithmic",
+      most: 1.15 * Math.max(4, Math.log2(s.kMax)), wanted: 7, label: (bits) => count(2 ** bits),
       curves: [["uniform", uniform.bits], ["own", own.bits]], lines: [],
     }) + panel({
       ...common, id: `${id}-b`, top: 244, title: "capacity of the first t positions, bits",
