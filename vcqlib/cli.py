@@ -16,7 +16,7 @@ import numpy as np
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from . import study_commands
+from . import command_files, sampling_commands, study_commands, training_commands
 from .files import atomic_path, write_json
 from .progress import bar
 
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 app = SubcommandApp()
 app.command(study_commands.study)
 app.command(study_commands.reproduce)
+app.command(training_commands.train)
+app.command(training_commands.encode)
+app.command(sampling_commands.sample)
+app.command(sampling_commands.evaluate)
+CONFIGURED = {  # commands that read --config
+    "train tokenizer": training_commands.train_tokenizer,
+    "train ar": training_commands.train_ar,
+    "encode": training_commands.encode,
+    "sample": sampling_commands.sample,
+    "evaluate": sampling_commands.evaluate,
+}
 
 HEAD, TAIL = 16, 4  # rows of the table that are shown of a long curve
 
@@ -34,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         app.cli(
-            args=argv,
+            args=command_files.expand(sys.argv[1:] if argv is None else argv, CONFIGURED),
             prog="vcq",
             description="Measure the entropy cliff of discrete tokens; train variable codebooks.",
         )
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
         print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

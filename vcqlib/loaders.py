@@ -23,6 +23,7 @@ from .order import Part, shuffled
 from .parquet import ParquetFiles
 
 Crop = Literal["centre", "random", "ten"]
+IN_MEMORY = 2**31  # bytes of pixels up to which a folder of images is held in memory
 
 
 class Source:
@@ -207,3 +208,29 @@ def stream(
         if isinstance(batch, Exception):
             raise batch
         yield batch
+
+
+def open_images(
+    dataset: str, n_images: int | None, image_size: int | None, augment: bool = False
+) -> ImageSet | Source:
+    """Training images in memory, or, if they are many, augmented or in Parquet, to be streamed."""
+    kind, _, place = dataset.partition(":")
+    large = kind == "parquet" or augment
+    if kind == "folder" and image_size is not None and not large:
+        count = n_images or len(list_folder(place, "train").paths)
+        large = count * 3 * image_size**2 > IN_MEMORY
+    if not large:
+        return load_images(dataset, "train", n_images, image_size=image_size)
+    return open_source(dataset, "train", n_images, image_size, "random" if augment else "centre")
+
+
+def read_images(
+    dataset: str, split: Literal["train", "test"], at_most: int, image_size: int | None
+) -> ImageSet:
+    """At most so many images of any data set, the classes in turn, decoded into memory."""
+    if not dataset.startswith("parquet:"):
+        return load_images(dataset, split, image_size=image_size, at_most=at_most)
+    whole = open_source(dataset, split, None, image_size)
+    source = open_source(dataset, split, min(at_most, len(whole)), image_size)
+    labels = torch.from_numpy(source.labels)
+    return ImageSet(dataset, source.read(range(len(source))), labels, source.classes)

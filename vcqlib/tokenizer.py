@@ -32,6 +32,8 @@ class TokenizerConfig:
     depth: int = 2
     heads: int = 8
     patch: int = 4
+    codebook_ema: float = 0.0  # see `VariableCodebookQuantizer`: ema and revive
+    revive: int = 0
 
     def __post_init__(self) -> None:
         if not self.codebook_sizes:
@@ -174,8 +176,9 @@ class Tokenizer(nn.Module):
         self.encoder = MLPEncoder(config) if mlp else ViTEncoder(config)
         self.decoder = MLPDecoder(config) if mlp else ViTDecoder(config)
         self.quantizer = VariableCodebookQuantizer(
-            config.codebook_sizes, config.code_dim, config.num_codes, balance=config.balance
-        )
+            config.codebook_sizes, config.code_dim, config.num_codes,
+            balance=config.balance, ema=config.codebook_ema, revive=config.revive,
+        )  # fmt: skip
 
     def _check(self, images: Tensor) -> None:
         c = self.config

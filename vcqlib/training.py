@@ -44,6 +44,7 @@ def train_tokenizer(
     held_out: Tensor | None = None,
     features: nn.Module | None = None,
     workers: int = 0,
+    origin: dict | None = None,
 ) -> Tokenizer:
     """Train on images: uint8 [N, C, H, W], or a source that is read as it goes.
 
@@ -54,10 +55,11 @@ def train_tokenizer(
         held_out: uint8 [M, C, H, W] whose error is measured and logged as `held_out_mse`.
         features: network of the perceptual loss, see `losses.Perceptual`.
         workers: processes that decode the images of a source.
+        origin: JSON that says which images; checkpoints of other ones are refused.
     """
     r, c, device = recipe, model.config, next(model.parameters()).device
     losses = ImageLosses(r.losses, c.channels, c.image_size, features).to(device)
-    about = {"tokenizer": c.to_dict(), "images": len(images)}
+    about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin}
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
     with Run("tokenizer", model, model, r, folder, about, losses.critic) as run:
         order = None if isinstance(images, Tensor) else images.order
@@ -107,6 +109,7 @@ def train_ar(
     evaluate: Callable[[ARModel, int], None] | None = None,
     held_out: tuple[Tensor, Tensor] | None = None,
     draw: Callable[[ARModel], Tensor] | None = None,
+    origin: dict | None = None,
 ) -> ARModel:
     """Train on codes [N, T] and labels int64 [N]: next-code cross-entropy, nothing else.
 
@@ -118,12 +121,13 @@ def train_ar(
         evaluate: called as `evaluate(model, step)` after each step named in `evaluate_at`.
         held_out: codes int64 [M, T] and labels [M], whose bits at each position are logged.
         draw: model → uint8 images [n, C, H, W], written as a PNG every `sample_every` steps.
+        origin: JSON that says which codes; checkpoints of other ones are refused.
     """
     device, r = next(model.parameters()).device, recipe
     if isinstance(codes, Tensor):
         codes = codes.to(device)  # a few bytes a code
     labels = labels.to(device)
-    about = {"ar": model.config.to_dict(), "images": len(codes)}
+    about = {"ar": model.config.to_dict(), "images": len(codes), "origin": origin}
     with Run("AR model", model, NextCode(model), r, folder, about) as run:
         parts = iter(run.schedule(len(codes)))
         for step in run.steps():
@@ -156,8 +160,14 @@ def encode(
     device = next(model.parameters()).device
     model.eval()
     rows = torch.arange(min(len(images), at_most or len(images)))
-    for part in stream(images, (Part(0, part) for part in rows.split(batch))):
-        yield model.encode(to_float(part.to(device)))
+    for part in stream(images, [Part(0, part) for part in rows.split(batch)]):
+        yield encode_batch(model, part.to(device))
+
+
+@torch.no_grad()
+def encode_batch(model: Tokenizer, images: Tensor) -> Tensor:
+    """Codes int64 [b, T] of uint8 images [b, C, H, W] on the model's device."""
+    return model.encode(to_float(images))
 
 
 @torch.no_grad()

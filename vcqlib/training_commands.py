@@ -1,0 +1,298 @@
+"""`vcq train tokenizer`, `vcq encode`, `vcq train ar`: from images to a trained AR model.
+
+The same command run again continues from the newest checkpoint in its folder; under torchrun the
+work is shared between processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg, subcommand
+
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from .autoregressive import ARModel
+    from .codes import CodeStore
+
+Device = Literal["auto", "cpu", "cuda"]
+Layout = Literal["image-major", "position-major"]
+TOKENIZER = Recipe(3000, 128, lr=2e-3, validate_every=500, sample_every=500)
+AR = Recipe(
+    1000, 64, lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, validate_every=250, sample_every=250
+)
+HELD_OUT = 5000  # rows of held-out codes that are measured, at most
+
+
+def train_tokenizer(
+    out: Path = Path("runs/tokenizer"),
+    dataset: str = "fashion-mnist",
+    n_images: int | None = None,
+    image_size: int | None = None,
+    augment: bool = False,
+    held_out: int = 2000,
+    model: str = "mlp",
+    schedule: str = "loglinear",
+    length: int = 16,
+    k_max: int = 256,
+    k_min: int = 2,
+    ramp: int | None = None,
+    power: float = 1.0,
+    of: str = "loglinear",
+    sizes: tuple[int, ...] = (),
+    code_dim: int = 8,
+    balance: bool = True,
+    codebook_ema: float = 0.0,
+    revive: int = 0,
+    backbone: str = "vgg16",
+    backbone_weights: Path | None = None,
+    workers: int = 0,
+    device: Device = "auto",
+    recipe: Annotated[Recipe, arg(name="")] = TOKENIZER,
+    config: Path | None = None,
+) -> None:
+    """Train a tokenizer: image → T codes → image.
+
+    Args:
+        out: the run's folder; if it holds a checkpoint of this run, training goes on from there.
+        dataset: a name (fashion-mnist, cifar10, digits …), folder:PATH, parquet:PATH (a copy from
+            Hugging Face) or synthetic:SIZExCHANNELS.
+        n_images: training images; default: all.
+        image_size: side in pixels to which images are cut; parquet: needs it.
+        augment: random crops and mirror images.
+        held_out: images of the test split on which the error is measured; 0: none.
+        model: size: mlp, mlp-tiny, vit-tiny, vit-s, vit-b or vit-l.
+        schedule: how K_t grows: uniform, loglinear, doubling, linear, quadratic, cosine, matched.
+        length: positions T.
+        k_max: rows of the codebook, and the largest K_t.
+        k_min: the smallest K_t.
+        ramp: position at which K_max is reached; default: the last.
+        power: exponent of the log-linear ramp.
+        of: the schedule whose mean rate `matched` takes.
+        sizes: K_1 … K_T themselves, in place of a schedule.
+        code_dim: width of a code vector.
+        balance: keep positions with few codes from collapsing (centred, scaled vectors).
+        codebook_ema: decay of a moving average that moves the codes in place of the gradient.
+        revive: batches after which an unused code takes a vector of the batch; 0: never.
+        backbone: torchvision network of the perceptual loss (--losses.perceptual).
+        backbone_weights: file with that network's weights.
+        workers: processes that decode images.
+        device: auto takes a GPU if there is one.
+        config: YAML file with values for these options; what the command line says wins.
+    """
+    import torch
+
+    from . import training
+    from .datasets import ImageSet
+    from .distributed import processes
+    from .loaders import open_images, read_images
+    from .losses import Backbone
+    from .run_folder import run_folder
+    from .schedules import codebook_sizes
+    from .tokenizer import PRESETS, Tokenizer, TokenizerConfig
+
+    preset = _preset("tokenizer", model, PRESETS)
+    k = codebook_sizes(sizes or schedule, len(sizes) or length, k_max, k_min, ramp, power, of)
+    if recipe.losses.perceptual and backbone_weights is None:
+        raise ValueError("--losses.perceptual needs --backbone-weights FILE")
+    with processes(device) as place:
+        data = open_images(dataset, n_images, image_size, augment)
+        images = data.images if isinstance(data, ImageSet) else data
+        channels, size = (images.shape[1], images.shape[-1]) if images is not data else (
+            data.channels, data.size)  # fmt: skip
+        settings = TokenizerConfig(
+            tuple(k.tolist()), k_max, size, channels, code_dim, balance,
+            codebook_ema=codebook_ema, revive=revive, **preset,
+        )  # fmt: skip
+        test = read_images(dataset, "test", held_out, size).images if held_out else None
+        features = None
+        if recipe.losses.perceptual:
+            features = Backbone(backbone, backbone_weights).to(place)
+        torch.manual_seed(recipe.seed)
+        net = Tokenizer(settings).to(place)
+        about = {
+            "tokenizer": settings.to_dict(),
+            "data": {"dataset": dataset, "n_images": n_images, "image_size": size,
+                     "images": len(data), "augment": augment, "classes": list(data.classes)},
+        }  # fmt: skip
+        with run_folder(out, "tokenizer", about, recipe, place) as finish:
+            finish(
+                training.train_tokenizer(
+                    net, images, recipe, out, test, features, workers, about["data"]
+                )
+            )
+
+
+def encode(
+    tokenizer: Path = Path("runs/tokenizer"),
+    out: Path = Path("runs/codes"),
+    dataset: str | None = None,
+    split: Literal["train", "test"] = "train",
+    ten_crop: bool = False,
+    reverse: bool = False,
+    layout: Layout = "image-major",
+    batch: int = 256,
+    workers: int = 0,
+    device: Device = "auto",
+    config: Path | None = None,
+) -> None:
+    """Encode a data set once: codes [N, T], labels, and a sidecar that says where they are from.
+
+    Codes are written as they come; neither images nor codes are held in memory.
+
+    Args:
+        tokenizer: folder of a tokenizer's run.
+        out: folder of the codes.
+        dataset: as for `vcq train tokenizer`; default: what the tokenizer was trained on.
+        split: train, or test for held-out codes.
+        ten_crop: ten rows an image: corners, centre, and their mirror images.
+        reverse: write the last position first: the control of order.
+        layout: image-major is fast to train from, position-major to measure entropies.
+        batch: images encoded at once.
+        workers: processes that decode images.
+        device: auto takes a GPU if there is one.
+        config: YAML file with values for these options; what the command line says wins.
+    """
+    import torch
+
+    from .codes import code_writer
+    from .distributed import processes
+    from .loaders import open_source, stream
+    from .order import Part
+    from .progress import bar
+    from .run_folder import load_tokenizer, read_config, weights_digest
+    from .training import encode_batch
+
+    trained = read_config(tokenizer, "tokenizer")["data"]
+    named = dataset or trained["dataset"]
+    own = split == "train" and named == trained["dataset"]
+    with processes(device) as place:
+        model = load_tokenizer(tokenizer, place)
+        count = trained["n_images"] if own else None
+        size = model.config.image_size
+        source = open_source(named, split, count, size, "ten" if ten_crop else "centre")
+        sizes = model.config.codebook_sizes
+        info = {
+            "tokenizer": {"sha256": weights_digest(tokenizer), **model.config.to_dict()},
+            "data": {"dataset": named, "split": split, "n_images": count, "image_size": size},
+            "crop": source.crop, "reversed": reverse, "classes": list(source.classes),
+        }  # fmt: skip
+        parts = [Part(0, rows) for rows in torch.arange(len(source)).split(batch)]
+        sizes = sizes[::-1] if reverse else sizes
+        with code_writer(out, len(source), sizes, info, layout) as writer:
+            images = stream(source, parts, workers=workers)
+            for part, pixels in zip(bar(parts, "encoding"), images, strict=True):
+                codes = encode_batch(model, pixels.to(place)).cpu().numpy()
+                writer.append(codes[:, ::-1] if reverse else codes, source.labels[part.rows])
+    print(f"{out}: {len(source):,} rows of {len(sizes)} codes, {source.crop} crop")
+
+
+def train_ar(
+    codes: Path = Path("runs/codes"),
+    out: Path = Path("runs/ar"),
+    held_out: Path | None = None,
+    tokenizer: Path | None = None,
+    model: str = "tiny",
+    dropout: float = 0.1,
+    label_dropout: float = 0.1,
+    device: Device = "auto",
+    recipe: Annotated[Recipe, arg(name="")] = AR,
+    config: Path | None = None,
+) -> None:
+    """Train an AR model on codes: class and the codes before → the next code.
+
+    Args:
+        codes: folder that `vcq encode` wrote.
+        out: the run's folder; if it holds a checkpoint of this run, training goes on from there.
+        held_out: folder with codes of held-out images, whose bits by position are logged.
+        tokenizer: the tokenizer's run folder; with it pictures are drawn on the way.
+        model: size: nano, tiny, small, B, L or XL.
+        dropout: share of activations dropped in training.
+        label_dropout: share of labels dropped in training, which guidance needs.
+        device: auto takes a GPU if there is one.
+        config: YAML file with values for these options; what the command line says wins.
+    """
+    import torch
+
+    from . import training
+    from .autoregressive import PRESETS, ARConfig, ARModel
+    from .codes import open_codes, resident
+    from .distributed import processes
+    from .run_folder import run_folder
+
+    preset = _preset("AR model", model, PRESETS)
+    store = open_codes(codes)
+    test = _measured(store, held_out, codes) if held_out else None
+    with processes(device) as place:
+        info = store.info
+        settings = ARConfig(
+            store.sizes, info["tokenizer"]["num_codes"], len(info["classes"]),
+            dropout=dropout, label_dropout=label_dropout, **preset,
+        )  # fmt: skip
+        torch.manual_seed(recipe.seed)
+        net = ARModel(settings).to(place)
+        draw = _artist(tokenizer, store, place) if tokenizer else None
+        about = {"ar": settings.to_dict(), "codes": info}
+        with run_folder(out, "ar", about, recipe, place) as finish:
+            labels = torch.from_numpy(store.labels)
+            rows = resident(store, place)
+            finish(
+                training.train_ar(
+                    net, rows, labels, recipe, out, held_out=test, draw=draw, origin=info
+                )
+            )
+
+
+def _measured(store: CodeStore, folder: Path, codes: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Held-out codes and labels, refused if another tokenizer wrote them."""
+    import numpy as np
+    import torch
+
+    from .codes import open_codes
+
+    test = open_codes(folder)
+    theirs, ours = (s.info["tokenizer"]["sha256"][:12] for s in (test, store))
+    if theirs != ours or test.sizes != store.sizes:
+        raise ValueError(f"{folder} was encoded by tokenizer {theirs}, {codes} by {ours}")
+    chosen = np.random.default_rng(0).permutation(len(test.codes))[:HELD_OUT]
+    rows = test.codes[chosen].astype(np.int64)
+    return torch.from_numpy(rows), torch.from_numpy(test.labels[chosen])
+
+
+def _artist(folder: Path, store: CodeStore, device: torch.device) -> Any:
+    """A function that draws sixteen samples of an AR model as uint8 images."""
+    import torch
+
+    from .run_folder import check_tokenizer, load_tokenizer
+    from .sampling import draw
+
+    check_tokenizer(folder, store.info)
+    decoder = load_tokenizer(folder, device)
+
+    def artist(model: ARModel) -> torch.Tensor:
+        labels = torch.arange(16) % model.config.classes
+        return draw(model, decoder, labels, reverse=store.info["reversed"]).images
+
+    return artist
+
+
+def _preset(kind: str, name: str, presets: dict[str, dict]) -> dict:
+    from .vendored import unknown_name
+
+    if name not in presets:
+        raise unknown_name(kind, name, presets)
+    return presets[name]
+
+
+def train(
+    what: Annotated[
+        Annotated[None, subcommand("tokenizer", constructor=train_tokenizer)]
+        | Annotated[None, subcommand("ar", constructor=train_ar)],
+        arg(name=""),
+    ],
+) -> None:
+    """Train a tokenizer, or an AR model on its codes."""
