@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> Tensor:
-    """Cosines and sines of the rotary angles, fp32 [2, length, head_dim / 2]."""
+    """What `rotate` multiplies with: (cos, cos) and (−sin, sin), fp32 [2, length, head_dim]."""
     if head_dim % 2:
         raise ValueError(f"rotary positions need an even head width, got {head_dim}")
     frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angle = torch.outer(torch.arange(length, dtype=torch.float32), frequency)
-    return torch.stack([angle.cos(), angle.sin()])
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)])
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn each pair of channels of x [B, heads, T, head_dim] by its position's angle."""
     cos, sin = table.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -39,7 +39,10 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     quarter = len(weight) // 4
     rows = x.flatten(0, -2)  # [n, in]
     parts = weight[: 4 * quarter].view(4, quarter, -1)
-    y = torch.bmm(parts, rows.T.expand(4, -1, -1)).flatten(0, 1).T  # [n, 4 · quarter]
+    if len(rows) <= 4:
+        y = torch.bmm(parts, rows.T.expand(4, -1, -1)).flatten(0, 1).T  # [n, 4 · quarter]
+    else:
+        y = torch.bmm(rows.expand(4, -1, -1), parts.mT).transpose(0, 1).flatten(1)
     if 4 * quarter < len(weight):
         y = torch.cat([y, F.linear(rows, weight[4 * quarter :])], dim=-1)
     return y.contiguous().view(*x.shape[:-1], -1)
