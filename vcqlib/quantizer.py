@@ -161,11 +161,11 @@ class VariableCodebookQuantizer(nn.Module):
             self.codebook.requires_grad_(False)
             self.register_buffer("ema_uses", torch.empty(rows))
             self.register_buffer("ema_sums", torch.empty(rows, dim))
+        home = torch.zeros(rows, dtype=torch.int64)
+        for k in sorted(set(sizes), reverse=True):
+            home[:k] = k
+        self.register_buffer("home", home, persistent=False)
         if revive:
-            home = torch.zeros(rows, dtype=torch.int64)
-            for k in sorted(set(sizes), reverse=True):
-                home[:k] = k
-            self.register_buffer("home", home, persistent=False)
             self.register_buffer("recent", torch.zeros_like(home))
             self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         self.reset_parameters()
@@ -269,15 +269,26 @@ class VariableCodebookQuantizer(nn.Module):
         age = int(self.age)
         if age == 0 or age % self.revive:
             return
-        dead = (_over_ranks(self.recent) == 0) & (self.home > 0)
+        self.place(z, _over_ranks(self.recent) == 0, seed=age)  # a resumed run draws the same
         self.recent.zero_()
-        generator = torch.Generator().manual_seed(age)  # a resumed run draws the same
-        for k in self.home[dead].unique().tolist():
-            rows = (dead & (self.home == k)).nonzero()[:, 0]
+
+    @torch.no_grad()
+    def place(self, z: Tensor, chosen: Tensor | None = None, seed: int = 0) -> None:
+        """Move rows onto vectors of a batch, each onto one of the positions it matters most to.
+
+        Args:
+            z: prepared vectors [B, T, dim]; if they are too few, some rows stay.
+            chosen: the rows to move, bool [num_codes]; default all (a start from data).
+            seed: of the choice among the vectors.
+        """
+        chosen = self.home > 0 if chosen is None else chosen & (self.home > 0)
+        generator = torch.Generator().manual_seed(seed)
+        for k in self.home[chosen].unique().tolist():
+            rows = (chosen & (self.home == k)).nonzero()[:, 0]
             pool = z[:, [t for t, size in enumerate(self.sizes) if size == k]].flatten(0, 1)
-            rows = rows[: len(pool)]
             drawn = torch.randperm(len(pool), generator=generator)[: len(rows)].to(z.device)
-            self.codebook[rows] = pool[drawn]
+            rows = rows[: len(drawn)]
+            self.codebook[rows] = pool[drawn].to(self.codebook.dtype)
             if self.ema:
                 self.ema_uses[rows], self.ema_sums[rows] = 1.0, pool[drawn]
         if dist.is_available() and dist.is_initialized():  # all ranks take those of the first

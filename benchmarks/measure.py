@@ -1,0 +1,150 @@
+"""What the benchmarks share: timing, peak memory, the machine's own limits, records and tables."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vcqlib.files import write_json  # noqa: E402
+
+NOT_MEASURED = "not measured"
+
+
+def arguments(doc: str) -> argparse.Namespace:
+    """The options that every benchmark takes; sets the number of threads."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="tiny sizes, not saved")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def devices() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def hardware() -> dict:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_before": round(os.getloadavg()[0], 2),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else NOT_MEASURED,
+    }
+
+
+def best_seconds(runs: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Fastest of several repeats of each; the cases take turns, so that all see the same load."""
+    seconds = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats + 1):  # once more than asked: the first one warms up
+        for name, run in runs.items():
+            _wait()
+            start = time.perf_counter()
+            run()
+            _wait()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _status(key: str) -> int:
+    """Bytes of one line of /proc/self/status."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+
+
+def extra_bytes(run: Callable, device: str) -> int:
+    """Peak memory of a call beyond what was held before it (Linux; on CUDA its own count)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with suppress(OSError, AttributeError):  # glibc: give back what was freed
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def read_bandwidth(device: str, dtype: torch.dtype, mib: int = 256) -> float:
+    """Bytes a second of a sum over memory far larger than the caches."""
+    x = torch.ones(mib * 2**20 // dtype.itemsize, dtype=dtype, device=device)
+    return x.nbytes / best_seconds({"": lambda: x.sum()}, 5)[""]
+
+
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Operations a second of a square matrix product: the ceiling for all that follows."""
+    n = 8192 if device == "cuda" else 2048
+    a = torch.ones(n, n, dtype=dtype, device=device)
+    return 2 * n**3 / best_seconds({"": lambda: a @ a}, 3)[""]
+
+
+def goal(what: str, device: str, target: float, reached: float | None, unit: str = "×") -> dict:
+    """A line of the table of goals; `reached` None: not measured."""
+    return {"what": what, "device": device, "goal": target, "reached": reached, "unit": unit}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return NOT_MEASURED
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def show(rows: list[dict]) -> None:
+    """Print rows as a table; the first row names the columns."""
+    table = [list(rows[0])] + [[_text(row.get(key)) for key in rows[0]] for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    print(flush=True)
+
+
+def finish(
+    name: str, options: argparse.Namespace, settings: dict, rows: list[dict], goals: list[dict],
+    packages: tuple[str, ...] = ("torch",),
+) -> None:  # fmt: skip
+    """Print both tables; write data/results/bench_NAME.json unless the sizes were tiny."""
+    show(rows)
+    if goals:
+        show(goals)
+    if options.small:
+        return
+    record = {
+        "settings": settings | {"threads": options.threads},
+        "hardware": HARDWARE,
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "rows": rows,
+        "goals": goals,
+    }
+    path = ROOT / f"data/results/bench_{name}.json"
+    write_json(path, record)
+    print(f"written to {path.relative_to(ROOT)}")
+
+
+HARDWARE = hardware()  # before anything is loaded on the machine
