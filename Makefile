@@ -53,9 +53,12 @@ serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
 bench: env ## time the library and its peers side by side, on an otherwise idle machine
 	$(BIN)/python benchmarks/entropy.py $(ARGS)
 
+torture: env ## break it on purpose, up to an hour: make torture ARGS="--only kills --count 9"
+	$(OFFLINE) $(BIN)/python -m torture $(ARGS)
+
 clean: ## remove what was built (the environment and the cached stages stay)
 	find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help env book pdf smoke chapter test serve bench clean
+.PHONY: help env book pdf smoke chapter test serve bench torture clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

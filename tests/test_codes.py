@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vcqlib.codes import open_codes, write_codes
+from vcqlib.files import read_record, write_record
 
 SIZES = (2, 7, 300)
 
@@ -68,6 +69,10 @@ def test_a_sidecar_of_another_format_or_size_is_refused(tmp_path):
     with pytest.raises(ValueError, match="format 9 is not 1; encode the images again"):
         open_codes(tmp_path)
     sidecar.write_text(text.replace('"images": 50', '"images": 51'))
+    with pytest.raises(ValueError, match="codes.json is damaged: its SHA-256"):
+        open_codes(tmp_path)
+    sidecar.write_text(text)
+    write_record(sidecar, read_record(sidecar) | {"images": 51})
     with pytest.raises(ValueError, match=r"holds \(50, 3\), its sidecar says \(51, 3\)"):
         open_codes(tmp_path)
     sidecar.write_text(text[:-20])

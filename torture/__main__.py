@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="how often (load: rows); default: in full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=30, help="of the part `load`'s training")
-    parser.add_argument("--record", type=Path, default=ROOT / "data" / "results" / "torture.json")
+    parser.add_argument("--record", type=Path, help="default: data/results/torture.json")
     options = parser.parse_args(argv)
-    from torture.report import append
+    from torture.report import RECORD, append, write_page
     from torture.tally import Tally
 
     lost = 0
@@ -38,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
             count = PARTS[name] if options.count is None else options.count
             more = {"minutes": options.minutes} if name == "load" else {}
             part.run(tally, count, options.seed, Path(folder), **more)
-        append(options.record, tally, options.seed)
+        append(options.record or RECORD, tally, options.seed)
         tally.say(f"{sum(tally.tried.values())} attempts, {len(tally.lost)} lost")
         lost += len(tally.lost)
+    if options.record is None:
+        write_page()
     return 1 if lost else 0
 
 

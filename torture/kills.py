@@ -27,12 +27,12 @@ IN_A_ROW = 3  # kills before a run is let through and compared
 
 
 def run(tally: Tally, count: int, seed: int, folder: Path) -> None:
-    """`count` kills in all, spread over everything that writes."""
+    """`count` kills in all, spread over everything that writes; below 20 none of the runner."""
     rng = random.Random(seed)
     jobs.warm_up()
     for what, (share, until, arms, ready) in STAGES.items():
         _stages(tally, what, _part(count, share), until, arms, ready, rng, folder / what)
-    for what, (share, arguments) in BUILDS.items():
+    for what, (share, arguments) in BUILDS.items() if count >= 20 else ():
         _builds(tally, what, _part(count, share), arguments, rng, folder / what)
 
 

@@ -1,0 +1,132 @@
+"""Files are whole or absent, and notice when a bit of them has changed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from vcqlib.files import (
+    atomic_path,
+    load_tensors,
+    read_json,
+    read_record,
+    save_tensors,
+    write_json,
+    write_record,
+)
+
+TENSORS = {
+    "weights": torch.linspace(-1, 1, 6).reshape(2, 3),
+    "step": torch.tensor(3),
+    "none": torch.zeros(0, 2),
+    "half": torch.ones(2, dtype=torch.bfloat16),
+    "mask": torch.tensor([True, False]),
+}
+
+
+def flipped(path):
+    """Rewrite the file with one bit flipped, at every byte in turn."""
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        yield place
+    path.write_bytes(whole)
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a" / "x.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["x.txt"]
+
+
+def test_an_error_of_the_disk_names_the_file_and_others_pass(tmp_path):
+    path = tmp_path / "x.txt"
+    with (
+        pytest.raises(OSError, match="x.txt could not be written .No space left.*is kept"),
+        atomic_path(path),
+    ):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(FileNotFoundError, match="gone"), atomic_path(path):
+        (tmp_path / "gone").read_text()  # another file: its own error
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OSError, match="y.txt could not be written"),
+        atomic_path(tmp_path / "file" / "y.txt"),
+    ):
+        pass
+
+
+def test_records_come_back_and_every_flipped_bit_is_found(tmp_path):
+    path, value = tmp_path / "r.json", {"name": "Ünï", "bits": [0.5, 1e-9], "none": None}
+    write_record(path, value)
+    assert read_record(path) == value and read_json(path)["format"] == 1
+    for place in flipped(path):
+        with pytest.raises(ValueError, match="r.json"):
+            read_record(path)
+            pytest.fail(f"byte {place} was not noticed")
+        with pytest.raises(ValueError, match="r.json"):
+            read_record(path, unsealed=True)
+    assert read_record(path) == value
+
+
+def test_records_of_before_are_taken_where_asked(tmp_path):
+    write_json(tmp_path / "old.json", {"a": 1})
+    assert read_record(tmp_path / "old.json", unsealed=True) == {"a": 1}
+    with pytest.raises(ValueError, match="format None, this vcqlib reads 1: remove it"):
+        read_record(tmp_path / "old.json")
+    (tmp_path / "new.json").write_text(json.dumps({"format": 7}))
+    with pytest.raises(ValueError, match="format 7, this vcqlib reads 1: update vcqlib"):
+        read_record(tmp_path / "new.json", unsealed=True)
+
+
+def test_tensors_come_back_and_every_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, TENSORS, {"step": "7"}, version=2)
+    tensors, info = load_tensors(path, version=2)
+    assert info == {"step": "7"} and load_tensors(path, None)[1] == {"step": "7", "format": "2"}
+    assert tensors.keys() == TENSORS.keys()
+    assert all(
+        torch.equal(tensors[k], v) and tensors[k].dtype == v.dtype for k, v in TENSORS.items()
+    )
+    for place in flipped(path):
+        for version in (2, None):
+            with pytest.raises(ValueError, match="t.safetensors"):
+                load_tensors(path, version)
+                pytest.fail(f"byte {place} was not noticed")
+
+
+def test_tensors_of_other_formats_are_refused_or_left_to_the_caller(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, TENSORS, version=3)
+    with pytest.raises(ValueError, match="format 3, this vcqlib reads 1: update vcqlib"):
+        load_tensors(path)
+    save_file(TENSORS, path)
+    with pytest.raises(ValueError, match="no format number and no SHA-256"):
+        load_tensors(path)
+    assert load_tensors(path, None)[0].keys() == TENSORS.keys()
+    path.write_bytes(b"\xff" * 40)
+    with pytest.raises(ValueError, match="its header claims"):
+        load_tensors(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="t.safetensors is damaged"):
+        load_tensors(path)
+
+
+def test_json_that_is_none_is_named(tmp_path):
+    for text in ("{", "[" * 100_000, "\x00", '{"a": NaN'):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ValueError, match="x.json is not valid JSON"):
+            read_json(tmp_path / "x.json")
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "nan.json", {"a": float("nan")})
+    assert not (tmp_path / "nan.json").exists()
