@@ -1,9 +1,13 @@
 """The quantizer against a plain reading of its definition and against vector-quantize-pytorch."""
 
+import multiprocessing
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from vcqlib import quantizer as module
 from vcqlib.quantizer import VariableCodebookQuantizer
@@ -34,13 +38,15 @@ def test_nearest_of_the_first_rows(distance):
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("training", [False, True])
-def test_uniform_equals_vector_quantize_pytorch(distance, training):
+@pytest.mark.parametrize("dim", [8, 14])
+def test_uniform_equals_vector_quantize_pytorch(distance, training, dim):
     from vector_quantize_pytorch import VectorQuantize
 
-    ours = make(sizes=(64,) * 8, distance=distance).train(training)
-    theirs = VectorQuantize(DIM, 64, use_cosine_sim=distance == "cosine").train(training)
+    ours = VariableCodebookQuantizer((300,) * 8, dim, distance=distance).train(training)
+    ours.reset_parameters(torch.Generator().manual_seed(0))
+    theirs = VectorQuantize(dim, 300, use_cosine_sim=distance == "cosine").train(training)
     theirs._codebook.embed.copy_(ours.rows().detach()[None])
-    z = vectors(200, 8)
+    z = torch.randn(200, 8, dim, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         quantized, codes, _ = ours(z)
         their_quantized, their_codes, _ = theirs(z, freeze_codebook=True)
@@ -109,17 +115,70 @@ def test_result_does_not_depend_on_the_block(distance, monkeypatch):
     assert torch.equal(vq(z).codes, whole)
 
 
-def test_the_search_never_looks_beyond_k(monkeypatch):
-    """Work Σ K_t: each position is multiplied with its own K_t rows, in bounded blocks."""
-    seen = []
-    original = torch.Tensor.__matmul__
-    monkeypatch.setattr(
-        torch.Tensor, "__matmul__", lambda a, b: seen.append((len(a), b.shape[1])) or original(a, b)
-    )
-    monkeypatch.setattr(module, "BLOCK", 64)
-    make().eval()(vectors(10))
-    assert sum(n * k for n, k in seen) == 10 * sum(SIZES)
-    assert max(n * k for n, k in seen) <= 64
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_search_never_looks_beyond_k(distance):
+    """Work Σ K_t: each position is multiplied with its own K_t rows and with no others."""
+    vq = make(sizes=(2, 2, 500, 5, 300), num_codes=1000, distance=distance).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        vq(vectors(10, 5))
+    assert counter.get_total_flops() == 2 * DIM * 10 * sum(vq.sizes)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest number of entries that any operation has returned."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(x, torch.Tensor):
+                self.entries = max(self.entries, x.numel())
+        return result
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "revive": 1}, {"distance": "euclidean"}])
+def test_memory_is_bounded_by_the_block(options, monkeypatch):
+    """No [B · T, K_max] scores or one-hots: nothing larger than a block and the counts."""
+    monkeypatch.setattr(module, "BLOCK", 5000)
+    vq, z = make(sizes=(2, 900, 1000), **options).train(), vectors(400, 3)
+    with Largest() as seen:
+        vq(z)
+        vq(z)
+        vq.encode(z)
+    assert seen.entries <= max(5000, vq.counts.numel(), z.numel())
+    assert seen.entries < 400 * 1000  # what scores of a single position would take
+
+
+@pytest.mark.parametrize("k", [256, 257, 300, 1024])
+def test_the_first_of_equal_rows_wins_whatever_the_number_of_rows(k):
+    vq = make(sizes=(k, k)).eval()
+    half = k // 2
+    with torch.no_grad():
+        vq.codebook[half : 2 * half] = vq.codebook[:half].clone()  # every row twice
+    z = vq.rows()[torch.arange(2 * half)[:, None].expand(-1, 2)].detach()
+    assert torch.equal(vq(z).codes[:, 0], torch.arange(2 * half) % half)
+
+
+def test_products_are_exact_where_coarser_ones_are_allowed():
+    """TF32 is switched off for the search, and only for it."""
+    matmul = torch.backends.cuda.matmul
+    before, seen = matmul.fp32_precision, []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "mm" in str(function):
+                seen.append(matmul.fp32_precision)
+            return function(*args, **(kwargs or {}))
+
+    try:
+        matmul.fp32_precision = "tf32"
+        with Watch():
+            make()(vectors())
+        assert seen and set(seen) == {"ieee"}
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
 
 
 def test_autocast_does_not_touch_the_search():
@@ -171,6 +230,127 @@ def test_balance_adds_no_parameter_and_state_survives():
     assert isinstance(copy.norm, nn.BatchNorm1d) and copy.norm.running_mean.abs().sum() > 0
 
 
+def test_ema_rows_follow_the_mean_of_their_vectors():
+    vq, z = make(distance="euclidean", ema=0.9).train(), vectors()
+    before = vq.codebook.clone()
+    z.requires_grad_()
+    _, codes, loss = vq(z)
+    loss.backward()
+    assert vq.codebook.grad is None and "codebook" in vq.state_dict()
+    torch.testing.assert_close(loss.detach(), 0.25 * F.mse_loss(before[codes], z.detach()))
+    for k in range(max(SIZES)):
+        mine = z.detach()[codes == k]  # of all positions
+        mean = (0.9 * before[k] + 0.1 * mine.sum(0)) / (0.9 + 0.1 * len(mine))
+        torch.testing.assert_close(vq.codebook[k], mean)
+    for _ in range(200):  # a row without vectors stays where it is, however long
+        vq(torch.zeros(4, len(SIZES), DIM))
+    assert vq.codebook.isfinite().all()
+    expected = vq.decode(vq.eval()(z).codes)
+    assert torch.equal(vq(z).quantized, expected)
+
+
+def test_options_are_off_by_default_and_add_no_state():
+    assert set(make().state_dict()) == {"codebook", "counts"}
+    added = set(make(ema=0.9, revive=5).state_dict()) - set(make().state_dict())
+    assert added == {"ema_uses", "ema_sums", "recent", "age"}
+
+
+def one_sided(vq, batch=50):
+    """Vectors of which every position takes row 0, whatever its K_t."""
+    noise = torch.randn(batch, len(vq.sizes), DIM, generator=torch.Generator().manual_seed(3))
+    return vq.rows()[0].detach() + 0.01 * noise
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_revival_moves_dead_rows_onto_vectors_of_the_positions_they_matter_to(ema):
+    vq = make(sizes=(2, 4, 4, 8), num_codes=12, ema=ema, revive=3).train()
+    z = one_sided(vq)
+    start = vq.codebook.detach().clone()
+    for _ in range(3):
+        assert (vq(z).codes == 0).all()
+    vq(z)  # the fourth batch begins with a revival
+    place = F.normalize(z, dim=-1)
+    pools = {1: place[:, :1], 2: place[:, 1:3], 3: place[:, 1:3]} | dict.fromkeys(
+        range(4, 8), place[:, 3:]
+    )
+    if not ema:  # else this batch has moved them on already
+        for k, pool in pools.items():
+            assert (pool == vq.codebook[k]).all(-1).any(), k
+        assert torch.equal(vq.codebook[0].detach(), start[0])
+    assert torch.equal(vq.codebook[8:].detach(), start[8:])  # no position may use these
+    vq.reset_usage()
+    vq(z)
+    assert (vq.usage().used == torch.tensor([2, 4, 4, 8])).all()
+
+
+def test_a_row_used_elsewhere_is_dead_where_it_matters():
+    """Row 1 serves position 2 (K = 4), yet position 1 (K = 2) has lost its bit."""
+    vq = make(sizes=(2, 4), revive=1).train()
+    z = one_sided(vq)
+    z[:, 1] = vq.rows()[torch.arange(50) % 4].detach()
+    vq(z)
+    before = vq.codebook.detach().clone()
+    codes = vq(z).codes
+    assert not torch.equal(vq.codebook[1], before[1])
+    assert torch.equal(vq.codebook[[0, 2, 3]], before[[0, 2, 3]])
+    assert set(codes[:, 0].tolist()) == {0, 1}
+
+
+def test_a_resumed_run_revives_the_same_rows():
+    vq = make(revive=2).train()
+    z = one_sided(vq)
+    vq(z)
+    copy = VariableCodebookQuantizer(SIZES, DIM, revive=2)
+    copy.load_state_dict(vq.state_dict())
+    for _ in range(2):
+        vq(z), copy.train()(z)
+    assert torch.equal(vq.codebook, copy.codebook)
+    assert not torch.equal(vq.codebook, make().codebook)
+
+
+def test_rows_can_start_from_data():
+    vq = make(num_codes=20)
+    z = vq.prepare(vectors())
+    outside = vq.codebook[16:].detach().clone()
+    vq.place(z)
+    for t, first, last in ((0, 0, 2), (2, 2, 5), (5, 5, 7), (4, 7, 16)):  # the smallest K_t > k
+        pool = z[:, [i for i, k in enumerate(SIZES) if k == SIZES[t]]].flatten(0, 1)
+        for k in range(first, last):
+            assert (pool == vq.codebook[k]).all(-1).any()
+    assert torch.equal(vq.codebook[16:], outside)
+    assert len(torch.unique(vq.codebook, dim=0)) == 20
+
+
+def one_of_two(rank, path, queue):
+    """A process of a pair that has half of each batch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{path}", rank=rank, world_size=2)
+    mean, revived = make(ema=0.9).train(), make(sizes=(4, 4), revive=1).train()
+    for step in range(3):
+        mean(vectors(seed=step)[rank::2])
+        revived(one_sided(revived)[rank::2])
+    queue.put((rank, mean.codebook.tolist(), revived.codebook.tolist()))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_move_the_rows_as_one(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    pair = [context.Process(target=one_of_two, args=(r, tmp_path / "f", queue)) for r in (0, 1)]
+    for process in pair:
+        process.start()
+    (_, mean, revived), (_, *other) = sorted(queue.get(timeout=120) for _ in pair)
+    for process in pair:
+        process.join()
+    assert [mean, revived] == other
+    alone = make(ema=0.9).train()
+    for step in range(3):
+        alone(vectors(seed=step))
+    torch.testing.assert_close(torch.tensor(mean), alone.codebook.detach())
+    start = make(sizes=(4, 4)).codebook.detach()
+    assert not torch.equal(torch.tensor(revived)[1], start[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -179,6 +359,8 @@ def test_balance_adds_no_parameter_and_state_survives():
         ({"codebook_sizes": (), "dim": 4}, "codebook_sizes is empty"),
         ({"codebook_sizes": (2,), "dim": 0}, "dim must be at least 1, got 0"),
         ({"codebook_sizes": (2,), "dim": 4, "distance": "l2"}, "distance must be .* got 'l2'"),
+        ({"codebook_sizes": (2,), "dim": 4, "ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"codebook_sizes": (2,), "dim": 4, "revive": -1}, "revive must be 0 .* got -1"),
     ],
 )
 def test_bad_settings_are_named(arguments, message):

@@ -256,8 +256,8 @@ class VariableCodebookQuantizer(nn.Module):
             self.ema_uses.lerp_(uses, 1 - self.ema)
             self.ema_sums.lerp_(_over_ranks(sums), 1 - self.ema)
             mean = self.ema_sums / self.ema_uses[:, None]
-            # a row long without vectors stays where it is: its mean would be 0 / 0 in the end
-            self.codebook.copy_(torch.where(self.ema_uses[:, None] > 1e-3, mean, self.codebook))
+            # a row without vectors stays where it is: its mean would be 0 / 0 in the end
+            self.codebook.copy_(torch.where(uses[:, None] > 0, mean, self.codebook))
         if self.revive:
             at_home = self.home[codes] == torch.as_tensor(self.sizes, device=codes.device)
             self.recent.index_add_(0, flat, at_home.flatten().long())
