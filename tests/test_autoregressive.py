@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from vcqlib.autoregressive import (
     PRESETS,
     ARConfig,
     ARModel,
+    draw,
     filter_logits,
     guidance_scales,
 )
@@ -94,6 +96,53 @@ def test_loss_is_the_mean_cross_entropy_over_the_whole_vocabulary():
         torch.testing.assert_close(model.position_losses(codes, labels, own=True)[:, t], own)
 
 
+def test_both_losses_come_from_one_pass():
+    model, (codes, labels) = make(), data()
+    passes, trunk = [], model._trunk
+    model._trunk = lambda *a: passes.append(1) or trunk(*a)
+    full, own = model.both_losses(codes, labels)
+    assert len(passes) == 1
+    assert torch.equal(full, model.position_losses(codes, labels))
+    assert torch.equal(own, model.position_losses(codes, labels, own=True))
+
+
+def test_restricted_head_is_the_renormalised_loss_and_its_gradient():
+    full, (codes, labels) = make(dropout=0.0, label_dropout=0.0), data()
+    restricted = make(dropout=0.0, label_dropout=0.0, restricted_head=True)
+    assert [p.shape for p in full.parameters()] == [p.shape for p in restricted.parameters()]
+    masked = full.logits(codes, labels).masked_fill(full._beyond(codes.device), -math.inf)
+    expected = F.cross_entropy(masked.transpose(1, 2), codes)
+    expected.backward()
+    for model in (restricted, restricted.train()):
+        loss = model.loss(codes, labels)
+        torch.testing.assert_close(loss, expected)
+    loss.backward()
+    for a, b in zip(full.parameters(), restricted.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+    restricted.eval()
+    own = full.position_losses(codes, labels, own=True)
+    for either in restricted.both_losses(codes, labels):
+        torch.testing.assert_close(either, own)
+    logits = restricted.logits(codes, labels)
+    assert ((logits == -math.inf) == restricted._beyond(codes.device)).all()
+    assert torch.equal(
+        restricted.generate(labels, generator=seeded()), full.generate(labels, generator=seeded())
+    )
+
+
+def test_restricted_head_computes_only_its_columns():
+    """Positions with K_t codes multiply with K_t columns: the head costs Σ K_t, not T · V."""
+    codes, labels = data()
+    flops = {}
+    for restricted in (False, True):
+        model = make(restricted_head=restricted)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.loss(codes, labels)
+        flops[restricted] = counter.get_total_flops()
+    columns = 8 * len(SIZES) - sum(SIZES)
+    assert flops[False] - flops[True] == 2 * len(codes) * 32 * columns
+
+
 def test_codebook_sizes_do_not_touch_training():
     """Same weights, other K_t: the same loss (claim C5)."""
     model, (codes, labels) = make(), data()
@@ -122,6 +171,46 @@ def test_samples_stay_in_range_and_follow_the_seed():
     state = torch.random.get_rng_state()
     model.generate(labels, generator=seeded(1))
     assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is not used
+
+
+def test_a_generator_for_each_row_makes_samples_independent_of_the_others():
+    model, labels = make(), torch.arange(12) % 4
+
+    def generators(rows):
+        return [seeded(100 + i) for i in rows]
+
+    together = model.generate(labels, generator=generators(range(12)))
+    alone = [model.generate(labels[i : i + 1], generator=generators([i])) for i in range(12)]
+    assert torch.equal(together, torch.cat(alone))
+    some = [7, 2, 9]
+    assert torch.equal(together[some], model.generate(labels[some], generator=generators(some)))
+    guided = model.generate(labels, cfg_scale=2.0, generator=generators(range(12)))
+    one = model.generate(labels[3:4], cfg_scale=2.0, generator=generators([3]))
+    assert torch.equal(guided[3:4], one)
+    assert len(torch.unique(together, dim=0)) > 6
+    with pytest.raises(ValueError, match="one generator a row is 12, got 3"):
+        model.generate(labels, generator=generators(range(3)))
+
+
+def test_a_longer_prefix_goes_on_as_the_sample_would():
+    """The number that chooses a code belongs to row and position: keeping codes changes nothing."""
+    model, labels = make(), torch.arange(8) % 4
+    codes = model.generate(labels, generator=seeded())
+    for kept in range(len(SIZES) + 1):
+        again = model.generate(labels, generator=seeded(), prefix=codes[:, :kept])
+        assert torch.equal(again, codes)
+
+
+def test_draw_inverts_the_distribution_and_never_takes_what_was_masked():
+    logits = torch.tensor([-math.inf, 0.2, 0.5, -math.inf, 0.3, -math.inf]).clone()
+    logits[[1, 2, 4]] = logits[[1, 2, 4]].log()
+    u = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 1 - 2**-24])
+    drawn = draw(logits.expand(6, -1), u)
+    assert drawn.tolist() == [1, 1, 2, 2, 4, 4]
+    wide = torch.randn(300, 5000, generator=seeded())
+    wide[:, 2500:] = -math.inf
+    assert (draw(wide, torch.full((300,), 1 - 2**-24)) < 2500).all()
+    assert (draw(wide, torch.zeros(300)) == 0).all()
 
 
 def test_samples_have_the_model_s_distribution():

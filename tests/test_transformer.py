@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vcqlib.transformer import GEGLU, Attention, Block, Cache, rotary_table, rotate
+from vcqlib.transformer import GEGLU, Attention, Block, Cache, project, rotary_table, rotate
 
 
 def generator(seed=0):
@@ -64,6 +64,18 @@ def test_cache_equals_the_full_pass(first):
         parts.append(block(x[:, t : t + 1], table[:, t : t + 1], causal=True, cache=cache))
     assert cache.length == 7
     torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 64, 65])
+@pytest.mark.parametrize("out", [10, 64, 203])
+def test_project_is_the_linear_layer(rows, out):
+    """Few rows take another way on a CPU, unless gradients are wanted: then the same bits."""
+    x, weight = torch.randn(rows, 1, 12, generator=generator()), torch.randn(out, 12)
+    with torch.no_grad():
+        y = project(x, weight)
+    torch.testing.assert_close(y, F.linear(x, weight), atol=1e-5, rtol=1e-5)
+    assert y.is_contiguous()
+    assert torch.equal(project(x, weight.requires_grad_()), F.linear(x, weight))
 
 
 def test_geglu_gates():
