@@ -3,6 +3,7 @@ PROFILE ?= cpu
 NAME ?= 01
 ARGS ?=
 PORT ?= 8000
+BENCH ?= entropy quantizer sampling training loader collapse head
 BIN := .venv/bin
 STAMP := .venv/.installed
 # The first suitable Python of these; `make env PYTHON=/path/to/python3.12` overrides.
@@ -50,8 +51,8 @@ test: env ## lint, tests, smoke book, checks of its pages, chapters with other p
 serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/$(PROFILE)/html
 
-bench: env ## time the library and its peers side by side, on an otherwise idle machine
-	$(BIN)/python benchmarks/entropy.py $(ARGS)
+bench: env ## side-by-side timings on an otherwise idle machine; one of them: make bench BENCH=sampling
+	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
 torture: env ## break it on purpose, up to an hour: make torture ARGS="--only kills --count 9"
 	$(OFFLINE) $(BIN)/python -m torture $(ARGS)

@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from vcqlib.files import write_json  # noqa: E402
+from vcqlib.files import write_record  # noqa: E402
 
 NOT_MEASURED = "not measured"
 
@@ -139,11 +139,12 @@ def finish(
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
+        "columns": list(rows[0]),
         "rows": rows,
         "goals": goals,
     }
     path = ROOT / f"data/results/bench_{name}.json"
-    write_json(path, record)
+    write_record(path, record)
     print(f"written to {path.relative_to(ROOT)}")
 
 
