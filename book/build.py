@@ -71,8 +71,8 @@ def build(options: argparse.Namespace) -> int:
         lock.acquire()
     with lock:
         run, fingerprint, work, keys = Run(out, profile), book.fingerprint(), [], {}
-        for chapter in chapters:
-            overrides = profile.for_chapter(chapter, given)
+        values = {chapter: profile.for_chapter(chapter, given) for chapter in chapters}
+        for chapter, overrides in values.items():
             keys[chapter.name] = chapter.key(overrides, fingerprint)
             if options.force or not run.current(chapter.name, keys[chapter.name]):
                 work.append((chapter, overrides))
@@ -98,7 +98,7 @@ def build(options: argparse.Namespace) -> int:
             print(f"executed notebooks: {out / 'notebooks'}")
             return 0
         statistics = run.statistics(profile, [chapter.name for chapter in chapters])
-        stage(book, out, chapters, statistics)
+        stage(book, profile, out, values, statistics)
         pages = html(book, out, strict=not options.only)
         if pages is None:
             return 1

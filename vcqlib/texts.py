@@ -43,12 +43,13 @@ class TextTokenizer(Protocol):
 def load_text(name: str) -> str:
     """A corpus by name.
 
-    shakespeare   22 tragedies and histories, modern spelling
-    kjv           King James Version: Genesis, Psalms to Isaiah, New Testament; a verse a line
-    handbook-LANG the Debian handbook in en, de, fr or ja: the same chapters in the same order
-    python        the running interpreter's standard library without its tests: changes with
-                  the Python version
-    file:PATH     your own UTF-8 text
+    | name | text |
+    |---|---|
+    | `shakespeare` | 22 tragedies and histories, modern spelling |
+    | `kjv` | King James Version: Genesis, Psalms to Isaiah, New Testament; a verse a line |
+    | `handbook-LANG` | the Debian handbook in en, de, fr or ja: the same chapters, same order |
+    | `python` | the running interpreter's standard library without its tests; varies with it |
+    | `file:PATH` | your own UTF-8 text |
 
     Raises ValueError for an unknown name or a text that is not UTF-8, FileNotFoundError for a
     missing file.

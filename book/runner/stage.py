@@ -11,10 +11,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
 from runner.chapters import INJECTED, PARAMETERS, Book, Chapter, Refused
+from runner.profiles import Profile
+from runner.yourself import box
 
 STATISTICS = "<!-- run statistics -->"  # where appendix_environment.md gets its tables
 
@@ -44,19 +47,40 @@ def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbf
     return staged
 
 
-def stage(book: Book, out: Path, chapters: list[Chapter], statistics: str) -> Path:
-    """Lay out `out/stage`: what Jupyter Book reads. Names equal those in the sources' folder."""
+def insert(notebook: nbformat.NotebookNode, text: str) -> nbformat.NotebookNode:
+    """Put Markdown below the parameters, the injected ones included."""
+    tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
+    places = [i for i, found in enumerate(tags) if found & {PARAMETERS, INJECTED}]
+    cell = nbformat.v4.new_markdown_cell(text, id="run-it-yourself")
+    notebook.cells.insert(max(places) + 1, cell)
+    return notebook
+
+
+def stage(
+    book: Book,
+    profile: Profile,
+    out: Path,
+    values: dict[Chapter, dict[str, Any]],
+    statistics: str,
+) -> Path:
+    """Lay out `out/stage`: what Jupyter Book reads. Names equal those in the sources' folder.
+
+    `values` has the chapters of this build, each with the parameters that it was given.
+    """
     folder = out / "stage"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(book.folder / "_assets", folder / "_assets")
     for bibliography in book.folder.glob("*.bib"):
         shutil.copy(bibliography, folder)
     shutil.copy(book.folder / "_toc.yml", folder)
-    ready = {chapter.name: chapter for chapter in chapters}
+    ready = {chapter.name: chapter for chapter in values}
     for name, page in book.pages().items():
         if name in ready:
+            chapter = ready[name]
             executed = nbformat.read(out / "notebooks" / f"{name}.ipynb", as_version=4)
-            nbformat.write(merge(ready[name].read(), executed), folder / f"{name}.ipynb")
+            text = box(book, profile, chapter, values[chapter])
+            staged = insert(merge(chapter.read(), executed), text)
+            nbformat.write(staged, folder / f"{name}.ipynb")
         elif page and page.suffix == ".md":
             text = page.read_text(encoding="utf-8").replace(STATISTICS, statistics)
             (folder / page.name).write_text(text, encoding="utf-8")
@@ -130,7 +154,7 @@ def _title(page: Path | None) -> str | None:
 def _key(book: Book, folder: Path, strict: bool) -> str:
     """Hash of all that the pages are made from."""
     digest = hashlib.sha256(f"{version('jupyter-book')} {strict}".encode())
-    extensions = (book.folder / "_ext").glob("*.py")
+    extensions = [*(book.folder / "_ext").glob("*.py"), *(book.root / "vcqlib").glob("*.py")]
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in [book.root / "_config.yml", *sorted(extensions), *sorted(files)]:
         digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
