@@ -91,9 +91,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, table: Tensor, causal: bool = False, cache: Cache | None = None
     ) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (q, k, v))
-        # [B, heads, T, head_dim]
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, T, head_dim] each
         q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
         q, k = q.to(v.dtype), k.to(v.dtype)
         if cache is not None:
