@@ -15,7 +15,7 @@
     const codes = arm.codes[image].slice(0, SHOWN).map((code, t) =>
       `<li${t < m ? ' class="kept"' : ""}>${t < m ? code : "?"}</li>`);
     const drawn = Array.from({ length: draws }, (_, i) => `<li>${one(2 + i, `draw ${i + 1}`)}${i + 1}</li>`);
-    return `<h4>${escape(arm.name)}</h4><ul class="vcq-codes" aria-label="codes of ${escape(arm.name)}: the first ${m} ` +
+    return `<p><b>${escape(arm.name)}</b></p><ul class="vcq-codes" aria-label="codes of ${escape(arm.name)}: the first ${m} ` +
       `are kept, the others drawn">${codes.join("")}${length > SHOWN ? "<li>…</li>" : ""}</ul>
       <ul class="vcq-draws"><li>${one(0, "decoded from all its codes")}all codes</li>
       <li class="kept">${one(1, "mean of the draws")}mean of draws</li>${drawn.join("")}</ul>`;
