@@ -4,7 +4,7 @@
    of one row, or null. Everything shown is counted here, from the codes. */
 "use strict";
 (() => {
-  const { count, datum, escape } = vcq;
+  const { count, datum } = vcq;
 
   /** Groups of equal prefixes at t = 0..P: {rows, parent, code}; rows in the order of the tree. */
   function grow({ codes, sizes }) {
@@ -152,7 +152,7 @@
       draw(svg, id, tree, t, config);
       vcq.say(output, readout(tree, t));
       const joined = tree.levels[t].map(({ rows }) => rows.map((i) => config.labels[i]).join(", "));
-      svg.setAttribute("aria-label", `Prefix tree of ${escape(tree.name)} after ${t} tokens. ` +
+      svg.setAttribute("aria-label", `Prefix tree of ${tree.name} after ${t} tokens. ` +
         `Groups that share their prefix: ${joined.join("; ")}.`);
       live.querySelector("tbody").innerHTML = table(tree, t);
     });

@@ -123,7 +123,7 @@ window.vcq ??= (() => {
     ramp: { label: "ramp, positions until K<sub>max</sub>", said: "ramp", least: 1, most: 4096,
       slider: [1, 1024, 1], from: Number, to: Number },
     power: { label: "power, 1 is a straight ramp", said: "power", least: 0.01, most: 100,
-      slider: [-3, 3, 0.5], from: (v) => 2 ** v, to: Math.log2, real: true },
+      slider: [0.25, 4, 0.25], from: Number, to: Number, real: true },
   };
 
   function field(id, name, { label, said, slider: [least, most, step], real }) {

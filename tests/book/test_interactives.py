@@ -213,7 +213,7 @@ def test_the_designer_writes_the_command_of_the_schedule_it_shows(page: Page) ->
     for name, key, parameter, expected in (
         ("kMax", "ArrowRight", "k_max", 512), ("kMin", "ArrowRight", "k_min", 4),
         ("length", "ArrowLeft", "length", 15), ("ramp", "ArrowLeft", "ramp", 14),
-        ("power", "ArrowRight", "power", 2**0.5), ("n", "End", "n_images", 10**9),
+        ("power", "ArrowRight", "power", 1.25), ("n", "End", "n_images", 10**9),
     ):  # fmt: skip
         page.focus(f"[name={name}][type=range]")
         page.keyboard.press(key)
