@@ -14,6 +14,7 @@ import yaml
 
 from vcqlib import cli, measures, records, study
 from vcqlib import experiments as ex
+from vcqlib.files import write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {
@@ -126,10 +127,10 @@ def test_reproduce_recomputes_in_an_empty_cache(computed, folder, tmp_path, monk
     comparison = records.reproduce(path)
     assert not comparison.failed
     assert all(old == pytest.approx(new) for _, old, new, _ in comparison.rows)
-    record = json.loads(path.read_text())
+    record = records.read(path)
     record["measures"]["last"]["gfd"] *= 2
     wrong = folder / "results/tiny/wrong.json"
-    wrong.write_text(json.dumps(record))
+    write_record(wrong, record)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["reproduce", str(wrong)])
     wrong.unlink()
@@ -138,18 +139,23 @@ def test_reproduce_recomputes_in_an_empty_cache(computed, folder, tmp_path, monk
 
 def test_stale_damaged_and_foreign_records_are_named(computed, folder, tmp_path, capsys):
     source = folder / "results/tiny/main-uniform-s0.json"
-    record = json.loads(source.read_text())
+    record = records.read(source)
     path = tmp_path / source.name
     path.with_suffix(".png").write_bytes(source.with_suffix(".png").read_bytes())
 
     def refused(changed, message):
-        path.write_text(json.dumps(changed))
+        if changed is not None:
+            write_record(path, changed)
         assert cli.main(["reproduce", str(path)]) == 2
         assert message in capsys.readouterr().err
 
     refused(record | {"fingerprint": "0" * 16}, "is stale")
     refused(record | {"config": record["config"] | {"gone": 1}}, "is stale")
-    refused(record | {"format": 0}, "record format 0 is not 1")
+    path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
+    refused(None, "has format 0, this vcqlib reads 1")
+    write_record(path, record)
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    refused(None, "is damaged: its SHA-256")
     refused({"a": 1}, "is not a record")
     path.with_suffix(".png").write_bytes(b"x")
     refused(record, "is missing or damaged")

@@ -21,7 +21,7 @@ import torch
 
 from . import experiments as ex
 from .configuration import Experiment
-from .files import atomic_path, read_json, sha256_file, write_json
+from .files import atomic_path, read_json, read_record, sha256_file, write_record
 from .measures import measure
 from .theory import cumulative_capacity
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from .study import Run
 
-FORMAT = 1
 SHEET = (8, 10)  # rows and columns of the sample sheet
 # Relative tolerances of a recomputation. On the machine and versions of the record everything is
 # equal; elsewhere another rounding grows over some thousand steps to about what a seed does.
@@ -45,10 +44,9 @@ def write(results: Path, run: Run, measures: dict) -> Path:
     path = _path(results, run)
     sheet = path.with_suffix(".png")
     _write_sheet(sheet, run.experiment)
-    write_json(
+    write_record(
         path,
         {
-            "format": FORMAT,
             "study": run.study,
             "group": run.group,
             "arm": run.arm,
@@ -74,17 +72,12 @@ def read(path: str | Path) -> dict:
     """Read one record.
 
     Raises:
-        ValueError: not a record, a format that this version does not know, or a damaged sheet.
+        ValueError: not a record, one of another format, a byte of it or of its sheet changed.
     """
     path = Path(path)
-    record = read_json(path)
-    if not isinstance(record, dict) or "fingerprint" not in record:
+    record = read_record(path)
+    if "fingerprint" not in record:
         raise ValueError(f"{path} is not a record of a study")
-    if record.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: record format {record.get('format')!r} is not {FORMAT}; run its study again: "
-            f"vcq study book/studies/{record.get('study')}.yaml"
-        )
     sheet = path.with_name(record["sheet"]["file"])
     if not sheet.is_file() or sha256_file(sheet) != record["sheet"]["sha256"]:
         raise ValueError(f"{sheet} is missing or damaged; restore it: git checkout -- {sheet}")
