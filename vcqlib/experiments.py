@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -74,9 +74,12 @@ def _ar_recipe(e: Experiment) -> training.Recipe:
     )
 
 
+# Settings of a recipe that shape the weights of an experiment; the options beside them stay off.
+SHAPING = ("steps", "batch", "lr", "final_lr", "warmup", "betas", "weight_decay", "clip", "seed")
+
+
 def _recipe(recipe: training.Recipe) -> dict:
-    """What of a recipe the weights depend on."""
-    return {k: v for k, v in asdict(recipe).items() if k != "checkpoint_minutes"}
+    return {name: getattr(recipe, name) for name in SHAPING}
 
 
 def _tokenizer_inputs(e: Experiment) -> dict:
