@@ -173,7 +173,7 @@ def cliff_and_cure(arms: Mapping[str, tuple[Sequence[int], Sequence[float]]]) ->
         ax.bar(t, bits[:shown], width=0.86, color=colour(label, i), label="tells")
         if end < length:
             ax.axvline(end + 0.5, color="#333333", linestyle="--", linewidth=1.2)
-            note = f"after position {end}:\n{length - end} positions that tell\nnext to nothing new"
+            note = f"99 % of {total:.1f} bits\ntold by position {end};\n{length - end} more follow"
             right = end > shown / 2
             ax.annotate(
                 note, (end + 0.5, 0.6), xycoords=("data", "axes fraction"), va="center",
@@ -181,8 +181,7 @@ def cliff_and_cure(arms: Mapping[str, tuple[Sequence[int], Sequence[float]]]) ->
                 ha="right" if right else "left",
                 bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 2},
             )  # fmt: skip
-        ax.set_title(f"{label}: {total:.1f} bits, 99 % of them in {end} positions", loc="left")
-        ax.set(xlabel="position t", xlim=(0.3, shown + 0.7))
+        ax.set(title=label, xlabel="position t", xlim=(0.3, shown + 0.7))
         ax.grid(False, axis="x")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set(ylabel="bits", ylim=(0, 1.16 * panels[0][0].dataLim.y1))
