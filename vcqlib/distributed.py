@@ -43,8 +43,8 @@ def processes(device: str = "auto") -> Iterator[torch.device]:
     place = place if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(place)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield place
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield place  # alone, or already in the group
         return
     dist.init_process_group("nccl" if gpu else "gloo", device_id=place if gpu else None)
     try:

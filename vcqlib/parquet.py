@@ -45,6 +45,7 @@ class ParquetFiles:
         sizes, self._groups, labels = [], [], []
         for path in self.paths:
             file = parquet.ParquetFile(path)
+            _columns(file.schema_arrow, arrow, path)
             for group in range(file.num_row_groups):
                 sizes.append(file.metadata.row_group(group).num_rows)
                 self._groups.append((path, group))
