@@ -25,23 +25,24 @@ GROWTH = 48 << 20  # bytes that a process may grow by, after its first tenth
 
 
 def run(tally: Tally, count: int, seed: int, folder: Path, minutes: float = 30) -> None:
-    """`count` sequences; `minutes` of training (0: none); the rest shrinks with a small count."""
+    """`count` sequences (0: only the training) and `minutes` of training (0: none)."""
     jobs.warm_up()
+    if minutes:
+        tally.attempt("minutes of training without growth", lambda: _training(tally, minutes))
+    if not count:
+        return
     full = count >= 10**7
     free = shutil.disk_usage(folder).free
     if free < 2.5 * count * LENGTH:
         count = free // (4 * LENGTH)
         tally.say(f"the disk has room for {count:,} sequences only")
-    tally.attempt(
-        f"{count:,} x {LENGTH} codes in 4 GiB", lambda: _codes(tally, folder, count, seed)
-    )
+    large = f"{count:,} x {LENGTH} codes in 4 GiB"
+    tally.attempt(large, lambda: _codes(tally, folder, count, seed))
     configurations = CONFIGURATIONS if full else 6
-    tally.attempt(f"study of {configurations} configurations on two processes",
-                  lambda: _study(tally, folder, configurations))  # fmt: skip
-    if minutes:
-        tally.attempt(f"{minutes:g} minutes of training", lambda: _training(tally, minutes))
-    if full or not minutes:
-        tally.attempt("two builds at once in one checkout", lambda: _builds(folder))
+    study = f"study of {configurations} configurations on two processes"
+    tally.attempt(study, lambda: _study(tally, folder, configurations))
+    if full:
+        tally.attempt("three builds at once in one checkout", lambda: _builds(folder))
 
 
 def _codes(tally: Tally, folder: Path, n: int, seed: int) -> str:
@@ -82,6 +83,7 @@ def _training(tally: Tally, minutes: float) -> str:
     while (size := reports.get(timeout=600)) is not None:
         sizes.append(size)
     worker.join()
+    tally.tried["minutes of training without growth"] = max(round(minutes) - 1, 0)
     early, late = max(sizes[: max(1, len(sizes) // 10)]), max(sizes)
     tally.facts["training: rounds"] = len(sizes)
     tally.facts["training: growth, MiB"] = round((late - early) / 2**20, 1)

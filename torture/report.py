@@ -39,29 +39,32 @@ def append(path: Path, tally: Tally, seed: int) -> None:
 
 
 def page(record: Path = RECORD) -> str:
-    """The page of the appendix: the latest run of each part."""
+    """The page of the appendix: the latest attempts of each kind, whatever came before."""
     content = read_record(record)
-    latest = {run["part"]: run for run in content["runs"]}
-    tried = sum(sum(run["tried"].values()) for run in latest.values())
-    lost = [line for run in latest.values() for line in run["lost"]]
-    lines = [f"In the latest run of each part, {tried:,} attempts. Lost: "
-             f"**{len(lost) or 'nothing'}**.", "",
+    latest = {(run["part"], what): run for run in content["runs"] for what in run["tried"]}
+    tried = sum(run["tried"][what] for (_, what), run in latest.items())
+    lost = {
+        key: [line for line in run["lost"] if line.startswith(f"{key[1]}: ")]
+        for key, run in latest.items()
+    }
+    losses = sum(map(len, lost.values()))
+    lines = [f"In the latest run of each kind, {tried:,} attempts. Lost: "
+             f"**{losses or 'nothing'}**.", "",
              "| part | what was tried | times | lost |", "|---|---|--:|--:|"]  # fmt: skip
-    for part, run in latest.items():
-        for what, times in run["tried"].items():
-            losses = sum(line.startswith(f"{what}: ") for line in run["lost"])
-            lines.append(f"| {part} | {what} | {times:,} | {losses or 'nothing'} |")
-    lines += ["", "| part | took | seed | at commit | on |", "|---|--:|--:|---|---|"]
-    for part, run in latest.items():
+    for (part, what), run in sorted(latest.items()):
+        shown = len(lost[part, what]) or "nothing"
+        lines.append(f"| {part} | {what} | {run['tried'][what]:,} | {shown} |")
+    runs = [run for run in content["runs"] if any(run is last for last in latest.values())]
+    lines += ["", "| run | took | seed | at commit | on |", "|---|--:|--:|---|---|"]
+    for run in runs:
         where = f"{run['date']}, {run['machine']}, torch {run['versions']['torch']}"
-        lines.append(
-            f"| {part} | {run['seconds']} s | {run['seed']} | `{run['commit']}` | {where} |"
-        )
-    facts = [
-        f"- {what}: {value}" for run in latest.values() for what, value in run["facts"].items()
-    ]
-    lines += ["", "Noted on the way:", "", *facts]
-    lines += [f"- **lost** {line}" for line in lost]
+        took = f"{run['seconds']} s | {run['seed']} | `{run['commit']}`"
+        lines.append(f"| {run['part']} | {took} | {where} |")
+    facts = {what: value for run in runs for what, value in run["facts"].items()}
+    if facts:
+        lines += ["", "Noted on the way:", ""]
+        lines += [f"- {what}: {value}" for what, value in facts.items()]
+    lines += [f"- **lost**: {line}" for found in lost.values() for line in found]
     text = PAGE.read_text(encoding="utf-8").replace("<!-- result -->", "\n".join(lines))
     return text.replace("<!-- audit -->", content.get("audit", "Not checked."))
 
