@@ -121,12 +121,17 @@ def heatmap(
 ) -> Figure:  # fmt: skip
     """Values [len(y), len(x)] as colours, NaN blank; `annotate` is a format such as ".0f".
 
-    With a `centre`, values on its two sides get two hues (blue above, red below).
+    With a `centre`, values on its two sides get two hues (blue above, red below), which are full
+    from the upper quartile of the distances on.
     """
+    limits = {}
+    if centre is not None:
+        reach = np.nanquantile(np.abs(np.asarray(values, float) - centre), 0.75) or 1.0
+        limits = {"center": centre, "vmin": centre - reach, "vmax": centre + reach}
     figure, ax = axes(size=(7.0, 4.2 if len(y) > 4 else 2.6))
     sns.heatmap(
         values, xticklabels=x, yticklabels=y, ax=ax, annot=annotate is not None,
-        cmap="viridis" if centre is None else "RdBu", center=centre,
+        cmap="viridis" if centre is None else "RdBu", **limits,
         fmt=annotate or "", cbar_kws={"label": label}, annot_kws={"fontsize": 8},
     )  # fmt: skip
     ax.set(xlabel=xlabel, ylabel=ylabel)
