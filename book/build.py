@@ -25,6 +25,7 @@ from runner.execute import Executor  # noqa: E402
 from runner.pdf import pdf  # noqa: E402
 from runner.report import Run  # noqa: E402
 from runner.stage import html, stage  # noqa: E402
+from runner.teaching import teach  # noqa: E402
 from runner.terminal import Status  # noqa: E402
 
 
@@ -42,6 +43,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="these chapters alone: 03, 05_tokenizer",
     )
     add("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    add("--slides", action="store_true", help="decks, exercise sheet, solutions: teaching/")
     add("--out", type=Path, help="output folder (build/PROFILE, with --only build/PROFILE/chapter)")
     add("--jobs", type=int, default=2, help="chapters executed side by side (2)")
     add("--force", action="store_true", help="execute even what is up to date")
@@ -105,6 +107,8 @@ def build(options: argparse.Namespace) -> int:
         print(f"open {pages / 'index.html'}")
         if options.pdf:
             print(f"printed: {pdf(book, out)}")
+        if options.slides:
+            print(f"slides, exercises, solutions: {teach(chapters, out)}")
         return 0
 
 
