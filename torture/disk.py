@@ -192,14 +192,14 @@ def _vanished(tally: Tally, rest: Path) -> None:
 
 
 def _shared_memory(tally: Tally, rest: Path) -> None:
-    """The whole chain while /dev/shm is full, in a mount namespace of its own."""
+    """Training and encoding while /dev/shm is full, in a mount namespace of its own."""
     script = (
         "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full && "
         'exec "$@"'
     )
     code = (
         "from torture import jobs; from pathlib import Path; import sys; "
-        "jobs.stages(Path(sys.argv[1]), 'metrics', [jobs.TINY])"
+        "jobs.stages(Path(sys.argv[1]), 'codes', [jobs.TINY])"
     )
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code]
     done = subprocess.run(
@@ -208,9 +208,10 @@ def _shared_memory(tally: Tally, rest: Path) -> None:
     if done.returncode and "unshare" in done.stderr:
         tally.say("full shared memory: not tried, this user may not make a namespace")
         return
-    jobs.must(jobs.stages_of, rest / "with-shm", "metrics")
+    jobs.must(jobs.stages_of, rest / "with-shm", "codes")
     problem = done.stderr[-300:] if done.returncode else ""
     listings = [jobs.finished_stages(rest / name) for name in ("with-shm", "no-shm")]
     tally.count(
-        "full shared memory: the whole chain, compared", problem or jobs.differences(*listings)
+        "full shared memory: training and encoding, compared",
+        problem or jobs.differences(*listings),
     )

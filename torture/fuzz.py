@@ -48,7 +48,12 @@ def run(tally: Tally, count: int, seed: int, folder: Path) -> None:
     _fuzz(tally, "entropy engine", check_entropy, {"codes": matrices()}, 2 * count, seed)
     _fuzz(tally, "quantizer", check_quantizer, quantizers(), 2 * count, seed)
     line = {"words": st.lists(ARGUMENTS, max_size=6), "codes": matrices()}
-    _fuzz(tally, "vcq", lambda **values: check_cli(folder, **values), line, count, seed)
+    _fuzz(tally, "vcq entropy", lambda **values: check_cli(folder, **values), line, count, seed)
+    line = {"command": st.sampled_from(sorted(FILES)), "words": st.lists(ARGUMENTS, max_size=5),
+            "content": CONTENTS}  # fmt: skip
+    with contextlib.chdir(folder):  # no run is there, so that nothing can be trained or drawn
+        check = lambda **values: check_command(folder, **values)  # noqa: E731
+        _fuzz(tally, "vcq, other commands", check, line, count, seed)
 
 
 def _fuzz(
@@ -284,8 +289,40 @@ ARGUMENTS = st.one_of(
 )  # fmt: skip
 
 
+FILES = {"encode": "c.yaml", "sample": "c.yaml", "evaluate": "c.npz", "study": "c.yaml",
+         "reproduce": "c.json", "train ar": "c.yaml"}  # fmt: skip
+CONTENTS = st.one_of(
+    st.binary(max_size=60),
+    st.text(max_size=40).map(str.encode),
+    st.sampled_from([b"{}", b"[]", b"a: [", b"batch: many", b"steps: -1", b"about: x\nruns: 3",
+                     b'{"format": 1}', b'{"format": 1, "config": {}, "measures": 3}', b"PK\x03\x04",
+                     b"about: x\nbase: {}\narms: {a: {n_images: 1}}\ngroups: [{name: g, arms: [a]}]",
+                     b"base: 3\ngroups: 4", b"groups: [1, 2]", b"!!python/name:os.system"]),
+)  # fmt: skip
+
+
+def check_command(folder: Path, command: str, words: list[str], content: bytes) -> str:
+    """`vcq COMMAND` on a file of anything: one line and exit code 2, or the help."""
+    file = folder / FILES[command]
+    file.write_bytes(content)
+    given = (
+        [str(file)] if command in ("evaluate", "study", "reproduce") else ["--config", str(file)]
+    )
+    names = {"TOKENS": str(file), "OUT": str(folder / "out"), "MISSING": "no.npy"}
+    line = [*command.split(), *given, *(names.get(word, word) for word in words)]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            status = cli.main(line)
+    except SystemExit as error:
+        return (
+            "" if error.code in (0, 2) and "Traceback" not in said.getvalue() else f"{error.code}"
+        )
+    return unclear(said.getvalue(), "vcq") if status == 2 else f"exit code {status}: {line}"
+
+
 def check_cli(folder: Path, words: list[str], codes: Any) -> str:
-    """`vcq WORDS`, where TOKENS is a file; only `entropy` is let in, for others train."""
+    """`vcq entropy WORDS`, where TOKENS is a file of `codes`."""
     place, out = folder / "tokens.npy", folder / "out.json"
     out.unlink(missing_ok=True)
     array = codes.numpy() if isinstance(codes, torch.Tensor) else np.asarray(codes)
