@@ -11,7 +11,7 @@
     const most = Math.ceil(Math.max(...arms.map(({ bits }) => bits[last])));
     live.innerHTML = `<form class="vcq-controls" aria-label="Settings of the decoder">
       ${vcq.select(id, "by", "compare arms at", [["codes", "the same number of codes"], ["bits", "the same number of bits"]])}
-      ${vcq.stepper(id, "decoded")}</form>
+      ${vcq.stepper(id, "how much is decoded")}</form>
       <output class="vcq-readout" aria-live="polite"></output>
       <div class="vcq-pictures" style="--columns: ${arms.length + 1}"></div>`;
     const by = live.querySelector("[name=by]"), slider = live.querySelector("[name=step]");

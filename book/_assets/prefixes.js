@@ -47,7 +47,7 @@
 
   function draw(svg, id, tree, t, config) {
     const width = Math.max(260, svg.parentElement.clientWidth), n = tree.order.length;
-    const row = 22, top = 34, foot = top + n * row, bars = 72, last = tree.sizes.length;
+    const row = 22, top = 42, foot = top + n * row, bars = 72, last = tree.sizes.length;
     const side = config.pictures ? 20 : 0, left = 12, right = width - side - 14;
     const x = (s) => left + (s / last) * (right - left);
     const y = (group) => {
