@@ -10,7 +10,7 @@ import torch
 from vcqlib import training
 from vcqlib.autoregressive import ARConfig, ARModel
 from vcqlib.order import batch_indices
-from vcqlib.recipe import Recipe
+from vcqlib.recipe import Losses, Recipe
 from vcqlib.tokenizer import Tokenizer, TokenizerConfig
 from vcqlib.training import position_bits, train_ar, train_tokenizer
 
@@ -219,8 +219,191 @@ def test_evaluations_happen_at_the_named_steps_and_do_not_disturb():
         ({"steps": 0}, "steps and batch must be at least 1, got 0 and 16"),
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
         ({"lr": float("nan")}, "lr must be positive, got nan"),
+        ({"ema": 1.0}, "ema must be in \\[0, 1\\), got 1.0"),
+        ({"precision": "fp8"}, "precision must be auto, bf16 or fp32, got 'fp8'"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
     ],
 )
 def test_bad_recipes_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**({"steps": 5, "batch": 16, "lr": 1e-3} | changes))
+
+
+# ------------------------------------------------------------ what surrounds the loss
+
+FULL = dict(steps=12, batch=16, lr=3e-3, warmup=2, ema=0.8, log_every=3, validate_every=4,
+            sample_every=6)  # fmt: skip
+
+
+def plain_ar():
+    torch.manual_seed(0)
+    return ARModel(ARConfig(SIZES, 8, 3, 16, 1, 2, dropout=0.0, label_dropout=0.0))
+
+
+def plain_tokenizer():
+    torch.manual_seed(0)
+    return Tokenizer(TokenizerConfig(SIZES, 8, 8, 1, 4, width=16, depth=1))
+
+
+def close(a, b):
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_accumulated_parts_equal_one_batch():
+    labels = torch.arange(50) % 3
+    for parts in (2, 4):
+        cut = Recipe(steps=5, batch=16, lr=3e-3, accumulate=parts)
+        one = Recipe(steps=5, batch=16, lr=3e-3)
+        a, b = (train_ar(plain_ar(), codes(), labels, r) for r in (one, cut))
+        close(a.state_dict(), b.state_dict())
+        a, b = (train_tokenizer(plain_tokenizer(), images(), r) for r in (one, cut))
+        close(a.state_dict(), b.state_dict())
+    half = train_ar(plain_ar(), codes(), labels, Recipe(steps=5, batch=8, lr=3e-3))
+    whole = train_ar(plain_ar(), codes(), labels, one)
+    assert (half.head.weight - whole.head.weight).abs().max() > 1e-4
+
+
+def test_the_moving_average_is_what_is_kept_and_evaluated(tmp_path):
+    seen, weights = [], []
+
+    def watch(model, step):
+        seen.append(model.head.weight.detach().clone())
+
+    steps = tuple(range(1, 6))
+    labels = torch.arange(50) % 3
+    train_ar(ar(), codes(), labels, Recipe(5, 16, 3e-3), None, steps,
+             lambda m, s: weights.append(m.head.weight.detach().clone()))  # fmt: skip
+    kept = train_ar(ar(), codes(), labels, Recipe(5, 16, 3e-3, ema=0.7), None, steps, watch)
+    average = ar().head.weight.detach().clone()
+    for raw, shown in zip(weights, seen, strict=True):
+        average.lerp_(raw, 0.3)
+        assert torch.equal(shown, average)
+    assert torch.equal(kept.head.weight, average)
+
+
+def adversarial(folder=None, **changes):
+    torch.manual_seed(1)
+    wanted = Losses(pixels="l1", perceptual=1.0, adversarial=0.1, adaptive=True, critic_width=4)
+
+    class Maps(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return [self.layer(x)]
+
+    recipe = Recipe(**(FULL | {"losses": wanted, "checkpoint_minutes": 1e9} | changes))
+    return train_tokenizer(tokenizer(), images(), recipe, folder, images()[:9], Maps())
+
+
+def test_all_losses_average_and_critic_resume_bit_for_bit(tmp_path, monkeypatch):
+    whole = adversarial(tmp_path / "whole")
+    with monkeypatch.context() as m:
+        interrupt(m, "tokenizer", 8, terminate)
+        with pytest.raises(SystemExit):
+            adversarial(tmp_path / "cut")
+    assert equal(adversarial(tmp_path / "cut").state_dict(), whole.state_dict())
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+    lines = {x["step"]: x for x in map(json.loads, logs[0].splitlines())}
+    assert sorted(lines) == [3, 4, 6, 8, 9, 12]
+    terms = {"step", "mse", "perceptual", "adversarial", "critic", "quantizer"}
+    assert lines[3].keys() == terms and lines[12].keys() == terms | {"held_out_mse"}
+    x = training.to_float(images()[:9])
+    error = (whole.decode(whole.encode(x)) - x).square().mean().item()
+    assert lines[12]["held_out_mse"] == pytest.approx(error, rel=1e-4)
+    sheets = sorted(p.name for p in (tmp_path / "cut" / "samples").iterdir())
+    assert sheets == ["step-00000006.png", "step-00000012.png"]
+    assert (tmp_path / "cut" / "samples" / sheets[0]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_held_out_bits_are_logged_by_position(tmp_path):
+    labels = torch.arange(50) % 3
+    model = train_ar(ar(), codes(), labels, Recipe(**FULL), tmp_path,
+                     held_out=(codes()[:20], labels[:20]),
+                     draw=lambda m: images()[:4])  # fmt: skip
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    expected = position_bits(model, codes()[:20], labels[:20])
+    assert last["held_out_bits"] == pytest.approx(expected.tolist())
+    assert len(list((tmp_path / "samples").iterdir())) == 2
+
+
+def test_a_checkpoint_of_another_configuration_lists_the_differences(tmp_path):
+    run("ar", OFTEN, tmp_path)
+    other = Recipe(steps=30, batch=16, lr=1e-3, warmup=5)
+    with pytest.raises(ValueError, match="another configuration") as error:
+        run("ar", other, tmp_path)
+    message = str(error.value)
+    assert "recipe.lr 0.003 there, 0.001 here" in message
+    assert "recipe.steps 20 there, 30 here" in message and "batch" not in message
+    torch.manual_seed(0)
+    wider = ARModel(ARConfig(SIZES, 8, 3, width=32, layers=1, heads=2, dropout=0.2))
+    with pytest.raises(ValueError, match="ar.width 16 there, 32 here"):
+        train_ar(wider, codes(), torch.arange(50) % 3, RECIPE, tmp_path)
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path):
+    from vcqlib.files import load_tensors, save_tensors
+
+    run("ar", OFTEN, tmp_path)
+    last = tmp_path / "step-00000020.safetensors"
+    tensors, header = load_tensors(last, None)
+    save_tensors(last, tensors, {k: v for k, v in header.items() if k != "format"}, 99)
+    with pytest.raises(ValueError, match="checkpoint format 99 is not 2; move it away"):
+        run("ar", RECIPE, tmp_path)
+
+
+def test_the_last_k_checkpoints_are_kept(tmp_path):
+    run("ar", Recipe(steps=5, batch=16, lr=3e-3, checkpoint_minutes=0, keep=4), tmp_path)
+    assert [p.name[5:13] for p in sorted(tmp_path.glob("step-*"))] == [
+        f"{s:08d}" for s in (2, 3, 4, 5)
+    ]
+
+
+def test_out_of_memory_names_what_to_try():
+    class Greedy(Tokenizer):
+        def forward(self, x):
+            torch.empty(2**55)  # 128 PiB
+            return super().forward(x)
+
+    model = Greedy(TokenizerConfig(SIZES, 8, 8, 1, 4, width=16, depth=1))
+    message = r"with 8 images at a time: try accumulate=4 \(4 at a time.*or batch=8"
+    with pytest.raises(MemoryError, match=message):
+        train_tokenizer(model, images(), Recipe(5, 16, 1e-3, accumulate=2))
+
+
+def test_compiling_without_a_compiler_is_one_clear_line(monkeypatch):
+    for name in ("CXX", "CC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .* found none: install one"):
+        run("ar", Recipe(5, 16, 1e-3, compile=True))
+    run("ar", Recipe(5, 16, 1e-3))
+
+
+def test_bf16_is_used_where_asked_and_weights_stay_fp32():
+    seen = []
+    model = ar()
+    model.head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    train_ar(model, codes(), torch.arange(50) % 3, Recipe(3, 16, 1e-3, precision="bf16"))
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_codes_on_disk_train_what_codes_in_memory_train(tmp_path):
+    from vcqlib.codes import open_codes, resident, write_codes
+
+    labels = torch.arange(50) % 3
+    write_codes(tmp_path, codes().numpy(), labels.numpy(), SIZES)
+    store = resident(open_codes(tmp_path), torch.device("cpu"))
+    assert equal(train_ar(ar(), store, labels, RECIPE).state_dict(), run("ar"))
+
+
+def test_tensorboard_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        run("ar", Recipe(5, 16, 1e-3, tensorboard=True), tmp_path)

@@ -118,6 +118,12 @@ def average_gradients(module: nn.Module) -> None:
             parameter.grad = mean(parameter.grad)
 
 
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world() > 1:
+        dist.barrier()
+
+
 def agree(value: int, what: str) -> int:
     """Raise ValueError if `value` is not the same in all processes."""
     if world() > 1:

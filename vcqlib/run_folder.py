@@ -10,6 +10,7 @@ step-*.safetensors   the last checkpoints
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from torch import nn
 
 from . import __version__, distributed
 from .autoregressive import ARConfig, ARModel
-from .checkpoints import save_weights
+from .checkpoints import differences, save_weights
 from .files import load_tensors, read_json, sha256_file, write_json
 from .recipe import Recipe
 from .tokenizer import Tokenizer, TokenizerConfig
@@ -34,10 +35,29 @@ WEIGHTS = "weights.safetensors"
 @contextmanager
 def run_folder(
     folder: Path, kind: str, about: dict[str, Any], recipe: Recipe, device: torch.device
-) -> Iterator[Callable[[nn.Module], None]]:
-    """Write config.json, then yield a function that takes the trained model and writes the rest."""
-    config = {"kind": kind, "recipe": asdict(recipe), **about}
+) -> Iterator[Callable[[nn.Module], None] | None]:
+    """Write config.json, then yield a function that takes the trained model and writes the rest.
+
+    Yields None if this very run is already finished.
+
+    Raises:
+        ValueError: the folder holds another run; the differences are listed.
+    """
+    config = {"kind": kind, "recipe": recipe.identity(), **about}
+    config["habits"] = {k: v for k, v in asdict(recipe).items() if k not in config["recipe"]}
     first, start = distributed.rank() == 0, time.time()
+    if (folder / "config.json").is_file():
+        before = read_json(folder / "config.json") | {"habits": config["habits"]}
+        if wrong := differences(before, json.loads(json.dumps(config))):
+            raise ValueError(
+                f"{folder} holds another run ({'; '.join(wrong)}): give another --out, or remove it"
+            )
+        if (folder / WEIGHTS).is_file():
+            if first:
+                print(f"{folder}: finished already")
+            yield None
+            return
+    distributed.barrier()
     if first:
         write_json(folder / "config.json", config)
 

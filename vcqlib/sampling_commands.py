@@ -168,8 +168,11 @@ def evaluate(
         label = "FD (Inception, own reference)" if name == "inception" else extract.label
         rows[label] = evaluation.frechet_distance(made, real)
         rows["reference images"] = len(real)
-        n = min(len(made), len(real) // 2)
-        rows[f"real/real floor at {n} images"] = evaluation.real_real_floor(real, n)
+        n, width = min(len(made), len(real) // 2), real.shape[1]
+        floor: float | str = f"needs more than {2 * width} reference images"
+        if n > width:
+            floor = evaluation.real_real_floor(real, n)
+        rows[f"real/real floor at {n} images"] = floor
         rows["kernel distance"] = evaluation.kernel_distance(made, real)
         few = min(len(made), len(real))
         precision, recall = evaluation.precision_recall(real[:few], made[:few])

@@ -120,11 +120,10 @@ def train_tokenizer(
                      "images": len(data), "augment": augment, "classes": list(data.classes)},
         }  # fmt: skip
         with run_folder(out, "tokenizer", about, recipe, place) as finish:
-            finish(
-                training.train_tokenizer(
-                    net, images, recipe, out, test, features, workers, about["data"]
-                )
-            )
+            if finish:
+                origin = about["data"]
+                args = (net, images, recipe, out, test, features, workers, origin)
+                finish(training.train_tokenizer(*args))
 
 
 def encode(
@@ -238,13 +237,10 @@ def train_ar(
         draw = _artist(tokenizer, store, place) if tokenizer else None
         about = {"ar": settings.to_dict(), "codes": info}
         with run_folder(out, "ar", about, recipe, place) as finish:
-            labels = torch.from_numpy(store.labels)
-            rows = resident(store, place)
-            finish(
-                training.train_ar(
-                    net, rows, labels, recipe, out, held_out=test, draw=draw, origin=info
-                )
-            )
+            if finish:
+                rows, labels = resident(store, place), torch.from_numpy(store.labels)
+                options = {"held_out": test, "draw": draw, "origin": info}
+                finish(training.train_ar(net, rows, labels, recipe, out, **options))
 
 
 def _measured(store: CodeStore, folder: Path, codes: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -256,8 +252,10 @@ def _measured(store: CodeStore, folder: Path, codes: Path) -> tuple[torch.Tensor
 
     test = open_codes(folder)
     theirs, ours = (s.info["tokenizer"]["sha256"][:12] for s in (test, store))
-    if theirs != ours or test.sizes != store.sizes:
+    if theirs != ours:
         raise ValueError(f"{folder} was encoded by tokenizer {theirs}, {codes} by {ours}")
+    if test.info["reversed"] != store.info["reversed"]:
+        raise ValueError(f"one of {folder} and {codes} is reversed: encode both with --reverse")
     chosen = np.random.default_rng(0).permutation(len(test.codes))[:HELD_OUT]
     rows = test.codes[chosen].astype(np.int64)
     return torch.from_numpy(rows), torch.from_numpy(test.labels[chosen])

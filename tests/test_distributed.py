@@ -1,0 +1,99 @@
+"""Two processes under torchrun train what one process trains."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import vcqlib
+from vcqlib import distributed
+from vcqlib.cli import main
+from vcqlib.files import load_tensors, read_json
+
+SCRIPT = """
+import sys
+from vcqlib.cli import main
+from vcqlib.distributed import processes
+with processes("cpu"):
+    for line in open(sys.argv[1]):
+        if main(line.split()):
+            sys.exit(1)
+"""
+SMALL = "--steps 6 --batch 16 --device cpu --log-every 1 --validate-every 3 --sample-every 6"
+TOKENIZER = (
+    f"train tokenizer --dataset synthetic:8x1 --n-images 64 --model mlp-tiny --length 4 --k-max 8 "
+    f"--held-out 20 {SMALL}"
+)
+AR = (
+    "train ar --codes codes --held-out codes --tokenizer one --model nano --dropout 0 "
+    f"--label-dropout 0 --ema 0.5 --checkpoint-minutes 0 {SMALL}"
+)
+
+
+def weights(folder):
+    return load_tensors(folder / "weights.safetensors")[0]
+
+
+def last_line(folder):
+    return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+
+
+def close(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for line in (f"{TOKENIZER} --no-balance --out one", f"{TOKENIZER} --out balanced",
+                 "encode --tokenizer one --out codes --device cpu",
+                 f"{AR} --out ar"):  # fmt: skip
+        assert main(line.split()) == 0
+    (tmp_path / "resumed").mkdir()
+    halfway = "step-00000005.safetensors"
+    shutil.copy(tmp_path / "ar" / halfway, tmp_path / "resumed" / halfway)
+    lines = (f"{TOKENIZER} --no-balance --out one2", f"{TOKENIZER} --out balanced2",
+             f"{AR} --out ddp", f"{AR} --accumulate 2 --out parts", f"{AR} --shard --out sharded",
+             f"{AR} --shard --out resumed", f"{AR} --batch 15 --out odd")  # fmt: skip
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "lines").write_text("\n".join(lines))
+    root = str(Path(vcqlib.__file__).parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run([*torchrun, "--nproc-per-node", "2", "script.py", "lines"],
+                          capture_output=True, text=True, env=environment)  # fmt: skip
+    assert "a batch of 15 does not divide into 2 processes x 1" in done.stderr, done.stderr
+    assert sorted(p.name for p in (tmp_path / "ddp").glob("step-*")) == [
+        halfway, "step-00000006.safetensors",
+    ]  # fmt: skip
+    assert len(list((tmp_path / "ddp" / "samples").iterdir())) == 1
+    assert read_json(tmp_path / "ddp" / "run.json")["processes"] == 2
+    close(weights(tmp_path / "one"), weights(tmp_path / "one2"))
+    for name in ("ddp", "parts", "sharded", "resumed"):
+        close(weights(tmp_path / "ar"), weights(tmp_path / name))
+    for single, several in (("ar", "ddp"), ("ar", "sharded"), ("balanced", "balanced2")):
+        a, b = last_line(tmp_path / single), last_line(tmp_path / several)
+        assert a.keys() == b.keys()
+        for key in a:
+            torch.testing.assert_close(torch.tensor(a[key]), torch.tensor(b[key]), rtol=1e-5,
+                                       atol=1e-6)  # fmt: skip
+    # what a sharded run wrote, one process continues
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "sharded" / halfway, tmp_path / "alone" / halfway)
+    assert main(f"{AR} --out alone".split()) == 0
+    close(weights(tmp_path / "ar"), weights(tmp_path / "alone"))
+
+
+def test_alone_nothing_is_wrapped_or_changed():
+    network, values = torch.nn.Linear(2, 2), torch.tensor([1.0, 2.0])
+    assert distributed.wrap(network) is network
+    assert distributed.mean(values) is values
+    assert distributed.world() == 1 and distributed.rank() == 0
+    with distributed.processes("cpu") as device:
+        assert device == torch.device("cpu")
