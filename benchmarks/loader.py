@@ -112,20 +112,20 @@ def eaten(device: str, small: bool) -> dict[str, float]:
         "images": step(tokenizer, loss, device),
         "codes": step(ar, lambda: ar(codes, codes[:, 0]), device),
     }
-    seconds = best_seconds(runs, 1)
+    seconds = best_seconds(runs, 2)
     return {"images": batch / seconds["images"], "codes": batch * length / seconds["codes"]}
 
 
 def main() -> None:
     options = arguments(__doc__)
-    count, rows, length = (64, 1000, 8) if options.small else (512, 200_000, 256)
+    count, rows, length = (64, 1000, 8) if options.small else (256, 100_000, 256)
     workers = max(2, options.threads)
     table, goals = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder, count)
-        images = best_seconds(image_calls(folder, count, workers), 1)
-        codes = best_seconds(code_calls(folder, rows, length, 256), 1)
+        images = best_seconds(image_calls(folder, count, workers), 2)
+        codes = best_seconds(code_calls(folder, rows, length, 256), 2)
     rates = {"images": {n: count / s for n, s in images.items()},
              "codes": {n: rows * length / s for n, s in codes.items()}}  # fmt: skip
     eats = {d: eaten(d, options.small) if d in devices() else None for d in ("cpu", "cuda")}

@@ -52,9 +52,12 @@ def hardware() -> dict:
 
 
 def best_seconds(runs: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Fastest of several repeats of each; the cases take turns, so that all see the same load."""
+    """Fastest of several repeats of each; the cases take turns, so that all see the same load.
+
+    The first repeat warms up: ask for two at least.
+    """
     seconds = dict.fromkeys(runs, float("inf"))
-    for _ in range(repeats + 1):  # once more than asked: the first one warms up
+    for _ in range(repeats):
         for name, run in runs.items():
             _wait()
             start = time.perf_counter()

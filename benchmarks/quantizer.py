@@ -47,8 +47,8 @@ def main() -> None:
                     }
                     with torch.no_grad():
                         calls = {name: lambda m=m, x=x: m(x) for name, m in cases.items()}
-                        seconds = best_seconds(calls, 3)
                         extra = {n: extra_bytes(call, device) for n, call in calls.items()}
+                        seconds = best_seconds(calls, 2)
                 peer = "vector-quantize-pytorch"
                 table += [
                     {

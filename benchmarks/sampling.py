@@ -82,10 +82,10 @@ def cases(
 def main() -> None:
     options = arguments(__doc__)
     logging.set_verbosity_error()
-    # size, positions, batch, repeats beyond the first
-    plan = [("small", 64, 1, 3), ("B", 32, 1, 2), ("small", 32, 64, 2), ("B", 16, 64, 1)]
+    # size, positions, batch, repeats
+    plan = [("small", 64, 1, 3), ("B", 16, 1, 3), ("small", 16, 64, 2), ("B", 8, 64, 2)]
     if options.small:
-        plan = [("nano", 8, 1, 1), ("nano", 8, 4, 1)]
+        plan = [("nano", 8, 1, 2), ("nano", 8, 4, 2)]
     table, goals, limits = [], [], {}
     for device in ("cpu", "cuda"):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16

@@ -120,6 +120,41 @@ def _uniform(
     return torch.stack([torch.rand(length, generator=g, device=device) for g in generator])
 
 
+class _OwnLoss(torch.autograd.Function):
+    """Sum of the cross-entropies over the first K_t columns of the head, nats.
+
+    Gradients are made on the way: no logits are kept, and autograd would fill a gradient of the
+    whole head for each of the slices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, codes: Tensor, sizes: Sequence[int], wanted: bool
+    ) -> Tensor:
+        total = torch.zeros((), device=hidden.device)
+        if wanted:
+            grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
+        for first, last, k in runs(sizes):
+            h, w = hidden[:, first:last].flatten(0, 1), weight[:k]
+            target = codes[:, first:last].flatten()[:, None]
+            log_chances = (h @ w.T).float().log_softmax(-1)
+            total -= log_chances.gather(-1, target).sum()
+            if wanted:
+                slope = log_chances.exp_()  # of the loss by the logits: chance, less 1 if target
+                slope.scatter_add_(-1, target, -torch.ones_like(slope[:, :1]))
+                slope = slope.to(h.dtype)
+                grad_hidden[:, first:last] = (slope @ w).view(-1, last - first, h.shape[1])
+                grad_weight[:k] += slope.T @ h
+        if wanted:
+            ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return slope * grad_hidden, slope * grad_weight, None, None, None
+
+
 class ARModel(nn.Module):
     """Predicts code t from the class and the codes before it."""
 
@@ -186,11 +221,9 @@ class ARModel(nn.Module):
             chance = torch.rand(labels.shape, generator=generator, device=labels.device)
             labels = labels.masked_fill(chance < self.config.label_dropout, self.null_label)
         if self.config.restricted_head:
-            hidden, total = self._hidden(codes, labels), 0.0
-            for first, last, k in runs(self.config.codebook_sizes):
-                logits = F.linear(hidden[:, first:last], self.head.weight[:k]).flatten(0, 1)
-                targets = codes[:, first:last].flatten()
-                total = total + F.cross_entropy(logits.float(), targets, reduction="sum")
+            hidden = self._hidden(codes, labels)
+            sizes, wanted = self.config.codebook_sizes, torch.is_grad_enabled()
+            total = _OwnLoss.apply(hidden, self.head.weight, codes, sizes, wanted)
             return total / codes.numel()
         return F.cross_entropy(self.logits(codes, labels).flatten(0, 1).float(), codes.flatten())
 
