@@ -37,7 +37,12 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="torture-") as folder:
             count = PARTS[name] if options.count is None else options.count
             more = {"minutes": options.minutes} if name == "load" else {}
-            part.run(tally, count, options.seed, Path(folder), **more)
+            try:
+                part.run(tally, count, options.seed, Path(folder), **more)
+            except KeyboardInterrupt:  # what was tried until now is recorded
+                tally.facts[f"{name}: stopped after"] = f"{tally.seconds:.0f} s"
+            except Exception as error:
+                tally.count("the part itself", f"{type(error).__name__}: {error}")
         append(options.record or RECORD, tally, options.seed)
         tally.say(f"{sum(tally.tried.values())} attempts, {len(tally.lost)} lost")
         lost += len(tally.lost)
