@@ -296,7 +296,7 @@ CONTENTS = st.one_of(
     st.text(max_size=40).map(str.encode),
     st.sampled_from([b"{}", b"[]", b"a: [", b"batch: many", b"steps: -1", b"about: x\nruns: 3",
                      b'{"format": 1}', b'{"format": 1, "config": {}, "measures": 3}', b"PK\x03\x04",
-                     b"about: x\nbase: {}\narms: {a: {n_images: 1}}\ngroups: [{name: g, arms: [a]}]",
+                     b"about: x\nbase: {}\narms: {a: {length: 0}}\ngroups: [{name: g, arms: [a]}]",
                      b"base: 3\ngroups: 4", b"groups: [1, 2]", b"!!python/name:os.system"]),
 )  # fmt: skip
 
