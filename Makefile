@@ -54,6 +54,17 @@ slides: env ## decks, exercise sheet, solutions notebook: build/cpu/teaching
 colab: env ## run a chapter as Colab would: an empty environment, this clone (10 minutes, 6 GB)
 	$(BIN)/python book/launch.py check
 
+# The oldest supported pair, without papermill, jupyter-book and a compiler.
+PYTHON312 ?= python3.12
+MINIMAL ?= build/minimal
+minimal: ## the library alone: Python 3.12, torch 2.11, no compiler (PYTHON312=/path MINIMAL=folder)
+	[ -x $(MINIMAL)/bin/python ] || $(PYTHON312) -m venv $(MINIMAL)
+	$(MINIMAL)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "torch==2.11.*" "torchvision==0.26.*" pytest pytest-timeout hypothesis -e ".[images]"
+	CC= CXX= PATH=$(CURDIR)/tests/no_compiler $(abspath $(MINIMAL))/bin/python -m pytest -q \
+	  $(addprefix tests/test_,$(addsuffix .py,training commands distributed losses loaders \
+	  quantizer tokenizer transformer autoregressive codes theory schedules entropy))
+
 serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/$(PROFILE)/html
 
