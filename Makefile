@@ -3,7 +3,7 @@ PROFILE ?= cpu
 NAME ?= 01
 ARGS ?=
 PORT ?= 8000
-BENCH ?= entropy quantizer sampling training loader collapse head
+BENCH ?= entropy quantizer sampling training loader collapse head pages
 BIN := .venv/bin
 STAMP := .venv/.installed
 # The first suitable Python of these; `make env PYTHON=/path/to/python3.12` overrides.
@@ -60,7 +60,8 @@ MINIMAL ?= build/minimal
 minimal: ## the library alone: Python 3.12, torch 2.11, no compiler (PYTHON312=/path MINIMAL=folder)
 	[ -x $(MINIMAL)/bin/python ] || $(PYTHON312) -m venv $(MINIMAL)
 	$(MINIMAL)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  "torch==2.11.*" "torchvision==0.26.*" pytest pytest-timeout hypothesis -e ".[images]"
+	  "torch==2.11.*" "torchvision==0.26.*" pytest pytest-timeout hypothesis \
+	  vector-quantize-pytorch -e ".[images]"
 	CC= CXX= PATH=$(CURDIR)/tests/no_compiler $(abspath $(MINIMAL))/bin/python -m pytest -q \
 	  $(addprefix tests/test_,$(addsuffix .py,training commands distributed losses loaders \
 	  quantizer tokenizer transformer autoregressive codes theory schedules entropy))
