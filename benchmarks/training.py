@@ -90,7 +90,7 @@ def operations(size: str, length: int, batch: int, columns: float = VOCABULARY) 
 
 def main() -> None:
     options = arguments(__doc__)
-    plan = {"cpu": [("small", 256, 1, 3), ("B", 128, 1, 2)],
+    plan = {"cpu": [("small", 64, 16, 2), ("B", 128, 1, 2)],
             "cuda": [("L", 256, 64, 10), ("XL", 256, 32, 10)]}  # fmt: skip
     if options.small:
         plan = {"cpu": [("nano", 8, 2, 2)], "cuda": [("nano", 8, 2, 2)]}
