@@ -1,9 +1,9 @@
 // Arrow keys, space, a tap at the left or right edge, or a swipe turn the page; N shows the notes.
-const slides = [...document.querySelectorAll("body > section")];
+const slides = [...document.querySelectorAll("main > section")];
 let at = Math.min(Number(location.hash.slice(1)) || 1, slides.length) - 1;
 const counter = document.createElement("p");
 counter.id = "counter";
-document.body.append(counter);
+document.querySelector("main").append(counter);
 
 function show(index) {
   at = Math.max(0, Math.min(index, slides.length - 1));

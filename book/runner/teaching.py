@@ -30,7 +30,8 @@ window.MathJax = {{options: {{processHtmlClass: "math", ignoreHtmlClass: "page"}
 </body></html>
 """
 # What stands on a slide; the rest of a section is for the speaker.
-SHOWN = "figure, .proof:not(.proof-type-proof), .cell_output table, div.math, table.table, .quiz"
+SHOWN = "figure, .proof:not(.proof-type-proof), .cell_output table, table.table, div.math"
+SHOWN += ", .quiz-question"
 DROPPED = ".headerlink, .copybtn, .yourself, .cell_input, details.hide, script, .vcq"
 GLUED = re.compile(r"\{glue:text\}`([^`:]+)(?::([^`]+))?`")
 EXERCISE = re.compile(
@@ -100,7 +101,8 @@ def slides(article: Tag, up: str) -> str:
             deck.append(_slide(title, str(section.ul)))
             continue
         deck += _section(section, title)
-    return "\n".join(deck)
+    deck[0] = deck[0].replace("h2>", "h1>")
+    return "<main>" + "\n".join(deck) + "</main>"
 
 
 def _section(section: Tag, title: str) -> Iterator[str]:
@@ -121,7 +123,7 @@ def _section(section: Tag, title: str) -> Iterator[str]:
 
 def _is_shown(tag: Tag) -> bool:
     classes = set(tag.get("class", []))
-    return tag.name == "figure" or bool(classes & {"proof", "quiz"})
+    return tag.name == "figure" or bool(classes & {"proof", "quiz-question"})
 
 
 def _slide(title: str, body: str, notes: str = "") -> str:
