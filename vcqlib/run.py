@@ -217,6 +217,8 @@ class Log:
     def __init__(self, folder: Path | None, start: int, tensorboard: bool = False) -> None:
         self.path = folder / "log.jsonl" if folder else None
         self.board = None
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
         if folder and tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
