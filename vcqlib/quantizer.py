@@ -13,6 +13,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .schedules import LARGEST
+
 BLOCK = 2**20  # entries of one block of the score matrix (4 MiB in fp32: it stays in the cache)
 CHUNK = 128  # columns whose largest score is found at once; argmax alone is ten times slower
 
@@ -144,6 +146,8 @@ class VariableCodebookQuantizer(nn.Module):
         for t, k in enumerate(sizes, start=1):
             if not 2 <= k <= rows:
                 raise ValueError(f"K_{t} = {k} is outside 2..{rows} (the rows of the codebook)")
+        if rows > LARGEST:
+            raise ValueError(f"num_codes must be at most 2^32, got {rows}")
         if distance not in ("cosine", "euclidean"):
             raise ValueError(f"distance must be 'cosine' or 'euclidean', got {distance!r}")
         if dim < 1:
