@@ -37,7 +37,7 @@ def expand(argv: Sequence[str], commands: dict[str, Callable]) -> list[str]:
         return argv
     known = options(commands[name])
     values = _values(Path(path), name, known)
-    for key in values:
+    for key in map(str, values):  # YAML has keys that are no words
         if key.split(".")[0] not in known:
             from .vendored import unknown_name
 
