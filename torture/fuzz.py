@@ -68,7 +68,8 @@ def _fuzz(
         assert not problem, problem
 
     settings = hypothesis.settings(
-        max_examples=count, database=None, deadline=None, print_blob=False, report_multiple_bugs=False,
+        max_examples=count, database=None, deadline=None, print_blob=False,
+        report_multiple_bugs=False,
         suppress_health_check=list(hypothesis.HealthCheck), derandomize=False,
     )  # fmt: skip
     try:
