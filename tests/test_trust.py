@@ -34,7 +34,7 @@ def test_nothing_is_lost(part: str, tmp_path: Path) -> None:
 
 def test_the_page_shows_the_record_as_it_is() -> None:
     sys.path.insert(0, str(ROOT))
-    from torture.report import RECORD, page
+    from torture.report import page
 
     shown = (ROOT / "book" / "appendix_trust.md").read_text(encoding="utf-8")
     assert shown == page(), "build it again: python -m torture.report"
