@@ -67,6 +67,7 @@ minimal: ## the library alone: Python 3.12, torch 2.11, no compiler (PYTHON312=/
 	  quantizer tokenizer transformer autoregressive codes theory schedules entropy))
 
 serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
+	@[ -f build/$(PROFILE)/html/index.html ] || { echo "no book yet: make book PROFILE=$(PROFILE)" >&2; exit 1; }
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/$(PROFILE)/html
 
 bench: env ## side-by-side timings on an otherwise idle machine; one of them: make bench BENCH=sampling
