@@ -1,0 +1,64 @@
+"""The committed records: complete, current, comparable, above their floors, and reproducible."""
+
+from pathlib import Path
+
+import pytest
+
+from vcqlib import records, study
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "data/results"
+MAIN = ("uniform", "loglinear", "matched", "doubling", "reversed")
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    return records.load("cpu")
+
+
+def test_every_main_arm_has_three_paired_seeds_at_6000_images(cpu):
+    for arm in MAIN:
+        seeds = {r["seed"] for r in cpu if (r["group"], r["arm"]) == ("main", arm)}
+        assert len(seeds) >= 3 and seeds == {0, 1, 2}, arm
+    assert {r["config"]["n_images"] for r in cpu if r["group"] == "main"} == {6000}
+
+
+def test_the_study_file_and_its_records_agree(cpu):
+    runs = study.load_study(ROOT / "book/studies/cpu.yaml").runs
+    assert [run.name for run in runs if not records.current(RESULTS, run)] == []
+    assert len(cpu) == len(runs)
+
+
+def test_no_record_is_stale(cpu):
+    assert [r["arm"] for r in (*cpu, *records.load("smoke")) if r["stale"]] == []
+
+
+def test_arms_differ_in_codebook_sizes_and_in_nothing_else(cpu):
+    by_group: dict[tuple, list] = {}
+    for r in cpu:
+        by_group.setdefault((r["group"], r["seed"]), []).append(r)
+    for group in by_group.values():
+        free = ("schedule", "of", "ramp")
+        assert (
+            len({str({k: v for k, v in r["config"].items() if k not in free}) for r in group}) == 1
+        )
+        assert len({str(r["measures"]["parameters"]) for r in group}) == 1
+
+
+def test_every_run_of_the_main_group_clears_its_floors(cpu):
+    main = [r for r in cpu if r["group"] == "main"]
+    below = [(r["arm"], f) for r in main for f, ok in records.floors(r).items() if not ok]
+    assert below == []
+
+
+def test_a_record_says_where_it_comes_from(cpu):
+    for r in cpu:
+        assert r["hardware"]["cores"] and r["versions"]["torch"]
+        assert len(r["commit"]) == 12  # a clean commit: no + behind it
+        assert r["seconds"]["ar"] > 0
+
+
+def test_a_small_record_is_reproduced(tmp_path, monkeypatch):
+    monkeypatch.setenv("VCQ_CACHE", str(tmp_path))
+    comparison = records.reproduce(RESULTS / "smoke/main-loglinear-s0.json")
+    assert comparison.failed == [], str(comparison)
