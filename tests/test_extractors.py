@@ -115,6 +115,7 @@ def test_inception_weights_that_carry_code_are_refused(tmp_path) -> None:
 
 def test_default_extractor() -> None:
     assert default_extractor("fashion-mnist") == "classifier"
+    assert default_extractor("cifar10") == "efficientnet-lite0"  # colour
     assert default_extractor("digits") == default_extractor("folder:/pictures") == "pixels"
 
 

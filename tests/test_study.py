@@ -157,6 +157,9 @@ def test_stale_damaged_and_foreign_records_are_named(computed, folder, tmp_path,
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     refused(None, "is damaged: its SHA-256")
     refused({"a": 1}, "is not a record")
+    for part, value in (("measures", 3), ("config", []), ("sheet", {"file": "../x.png"})):
+        refused(record | {part: value}, "is not a record")
+    refused({k: v for k, v in record.items() if k != "sweeps"}, "is not a record")
     path.with_suffix(".png").write_bytes(b"x")
     refused(record, "is missing or damaged")
     with pytest.raises(ValueError, match="no records in"):
@@ -187,22 +190,59 @@ def test_jobs_share_the_work_and_leave_the_same_records(computed, folder, tmp_pa
         assert there["measures"] == here["measures"]
 
 
-def test_slurm_gets_one_task_a_run(folder, tmp_path, monkeypatch, capsys):
-    assert cli.main(["study", str(folder / "tiny.yaml"), "--slurm"]) == 2
+def test_arms_that_differ_in_more_than_their_codebooks_are_not_compared(computed):
+    assert len(records.pairs(computed, "uniform", "reversed", "more")) == 1
+    other = next(r for r in computed if r["arm"] == "reversed")
+    rest = [r for r in computed if r is not other]
+    for change in (
+        {"config": other["config"] | {"ar_steps": 11}},
+        {"measures": other["measures"] | {"parameters": {"ar": 1}}},
+    ):
+        with pytest.raises(ValueError, match="differ in (ar_steps|parameters)$"):
+            records.pairs([*rest, other | change], "uniform", "reversed", "more")
+    with pytest.raises(ValueError, match=r"no records of arm 'unifrm' .*'reversed', 'uniform'"):
+        records.pairs(computed, "unifrm", "reversed", "more")
+
+
+def test_a_run_that_fails_is_named_and_keeps_no_other_from_being_computed(computed, folder, capsys):
+    groups = [{"name": "few", "arms": ["uniform"], "set": {"n_samples": 16}}, *CONTENT["groups"]]
+    path = folder / "tiny.yaml"
+    broken = folder / "broken" / path.name  # records of the same name are there for the others
+    broken.parent.mkdir()
+    broken.write_text(yaml.safe_dump(CONTENT | {"groups": groups}))
+    assert cli.main(["study", str(broken), "--results", str(folder / "results")]) == 2
+    said = capsys.readouterr()
+    assert "few-uniform-s0 failed: n_samples must be above 16, the features" in said.err
+    assert "runs that failed, for the reasons above: few-uniform-s0" in said.err
+    assert not list((folder / "results/tiny").glob("few*"))
+
+
+def test_slurm_gets_one_task_a_run(computed, folder, tmp_path, monkeypatch, capsys):
+    line = ["study", str(folder / "tiny.yaml"), "--results", str(tmp_path / "results"), "--slurm"]
+    assert cli.main(line) == 2
     assert "sbatch not found" in capsys.readouterr().err
     fake = tmp_path / "sbatch"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    # does what a cluster would for one task: the last argument is the job
+    fake.write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$@"\nfor job; do :; done\n'
+        'SLURM_ARRAY_TASK_ID=1 exec sh -c "export SLURM_ARRAY_TASK_ID; $job"\n'
+    )
     fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert cli.main(["study", str(folder / "tiny.yaml"), "--slurm"]) == 0
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert cli.main(line) == 0
     said = capsys.readouterr().out
     assert "--array=0-2" in said and "--only $SLURM_ARRAY_TASK_ID" in said
+    assert [r["group"] for r in records.load("tiny", tmp_path / "results")] == ["more"]
 
 
 def test_command_line_refuses_impossible_requests(folder, capsys):
     for arguments, message in (
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--only", "3"], "--only must be from 0 to 2, got 3"),
+        (["--only", "1", "--jobs", "2"], "--jobs 2 does not go with --only"),
+        (["--slurm", "--jobs", "2"], "--jobs 2 does not go with --slurm"),
+        (["--slurm", "--only", "1"], "--only does not go with --slurm"),
     ):
         assert cli.main(["study", str(folder / "tiny.yaml"), *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -10,14 +10,15 @@ Every function refuses NaN, empty sets and unequal widths with a ValueError that
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .checks import host, matrix, pair, rows, vector
+from .probe import linear_probe as linear_probe
+from .probe import prefix_probe as prefix_probe
 from .tokens import read_npz
 
 WORKING_MEMORY = 128  # MiB for one block of pairwise distances
@@ -57,7 +58,7 @@ def moments(features: ArrayLike, name: str = "features") -> Moments:
     Raises:
         ValueError: N <= d (the covariance would be singular), or all samples are equal.
     """
-    x = _matrix(features, name)
+    x = matrix(features, name)
     count, width = x.shape
     if count <= width:
         raise ValueError(
@@ -111,7 +112,7 @@ def real_real_floor(features: ArrayLike, n: int, seed: int = 0) -> float:
     Raises:
         ValueError: fewer than 2n images.
     """
-    x = _matrix(features, "features")
+    x = matrix(features, "features")
     if 2 * n > len(x):
         raise ValueError(f"two halves of {n} need {2 * n} images, there are {len(x)}: lower n")
     order = np.random.default_rng(seed).permutation(len(x))
@@ -126,7 +127,7 @@ def kernel_distance(
     The mean of the unbiased estimate over seeded subsets, which are no larger than the smaller set;
     unbiased means that it is around 0, negative at times, for two sets of one distribution.
     """
-    x, y = _pair(a, b)
+    x, y = pair(a, b)
     size = min(subset_size, len(x), len(y))
     if size < 2:
         raise ValueError(f"a kernel distance needs at least 2 samples a set, got {size}")
@@ -156,7 +157,7 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionR
     Raises:
         ValueError: unequal counts (the radii depend on the density), or no more than k images.
     """
-    x, y = _pair(real, fake, "real", "fake")
+    x, y = pair(real, fake, "real", "fake")
     if len(x) != len(y):
         raise ValueError(
             f"{len(x)} real images against {len(y)} samples: give equal counts, the first "
@@ -188,7 +189,7 @@ def class_score(probabilities: ArrayLike) -> float:
     The Inception score (arXiv.1606.03498) with the probabilities of a stated classifier, over all
     samples at once. A class that no sample shows lowers the score; it is not an error.
     """
-    p = _matrix(probabilities, "probabilities")
+    p = matrix(probabilities, "probabilities")
     if (p < 0).any() or not np.allclose(p.sum(axis=1), 1, atol=1e-3):
         raise ValueError("probabilities must be >= 0 and add up to 1 in each row: apply softmax")
     marginal = p.mean(axis=0)
@@ -206,7 +207,7 @@ def reconstruction(images: ArrayLike, reconstructed: ArrayLike) -> dict[str, flo
     images; `ssim` (10.1109/TIP.2003.819861) uses a Gaussian window of 11 pixels, σ = 1.5, mirrored
     at the border so that small images count too, averaged over pixels, channels and images.
     """
-    a, b = _host(images), _host(reconstructed)
+    a, b = host(images), host(reconstructed)
     for x, name in ((a, "images"), (b, "reconstructed")):
         if x.dtype != np.uint8 or x.ndim != 4 or len(x) == 0:
             raise ValueError(f"{name} must be uint8 [N, C, H, W], got {x.dtype} {x.shape}")
@@ -243,7 +244,7 @@ def nearest_training(samples: ArrayLike, training: ArrayLike) -> tuple[np.ndarra
     """
     from sklearn.metrics import pairwise_distances_argmin_min
 
-    x, y = _rows(samples, "samples"), _rows(training, "training")
+    x, y = rows(samples, "samples"), rows(training, "training")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"samples have {x.shape[1]} values, training rows have {y.shape[1]}")
     index = pairwise_distances_argmin_min(x, y)[0]
@@ -263,125 +264,10 @@ def count_copies(
         quantile: the threshold is this quantile of `held_out_distances`; so a generator that
             copies nothing has about this fraction, and only what exceeds it is evidence.
     """
-    d = _vector(distances, "distances")
-    reference = _vector(held_out_distances, "held_out_distances")
+    d = vector(distances, "distances")
+    reference = vector(held_out_distances, "held_out_distances")
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
     threshold = float(np.quantile(reference, quantile))
     count = int((d <= threshold).sum())
     return Copies(count, count / len(d), threshold)
-
-
-# --- linear probe -----------------------------------------------------------------------------
-
-
-def linear_probe(x_train: Any, y_train: ArrayLike, x_test: Any, y_test: ArrayLike) -> float:
-    """Test accuracy of a logistic regression on features [N, d], dense or SciPy-sparse.
-
-    Dense features are standardised with the training moments; sparse (one-hot) ones are left as
-    they are. Deterministic: lbfgs, L2 penalty with C = 1, at most 200 iterations.
-
-    Raises:
-        ValueError: unequal counts, one class only, or a test class without training images.
-    """
-    from scipy.sparse import issparse
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    labels = [_host(y).ravel() for y in (y_train, y_test)]
-    if not issparse(x_train):
-        x_train, x_test = _pair(x_train, x_test, "x_train", "x_test")
-    for x, y, name in ((x_train, labels[0], "train"), (x_test, labels[1], "test")):
-        if x.shape[0] != len(y):
-            raise ValueError(f"x_{name} has {x.shape[0]} rows, y_{name} has {len(y)} labels")
-    known = np.unique(labels[0])
-    if len(known) < 2:
-        raise ValueError(f"y_train has only the class {known.tolist()}: a probe needs two")
-    if missing := sorted(set(np.unique(labels[1]).tolist()) - set(known.tolist())):
-        raise ValueError(f"y_train has no example of class {missing}, which y_test has")
-    model = LogisticRegression(max_iter=200)
-    probe = model if issparse(x_train) else make_pipeline(StandardScaler(), model)
-    with warnings.catch_warnings():  # the accuracy is settled long before the last digit of loss
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(x_train, labels[0])
-    return float(probe.score(x_test, labels[1]))
-
-
-def prefix_probe(
-    train: ArrayLike,
-    y_train: ArrayLike,
-    test: ArrayLike,
-    y_test: ArrayLike,
-    lengths: Sequence[int] | None = None,
-) -> np.ndarray:
-    """Accuracy of a linear probe on the first m positions, for each m in `lengths` (all 1…T).
-
-    `train` and `test` are vectors [N, T, d] (encoder outputs, code vectors) or integer codes
-    [N, T], which are read one-hot. Returns float64 [len(lengths)].
-    """
-    a, b = _host(train), _host(test)
-    codes = a.ndim == 2 and b.ndim == 2 and a.dtype.kind in "iu" and b.dtype.kind in "iu"
-    if not codes and (a.ndim != 3 or b.ndim != 3):
-        raise ValueError(
-            "a prefix probe reads vectors [N, T, d] or integer codes [N, T], got "
-            f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
-        )
-    if a.shape[1:] != b.shape[1:]:
-        raise ValueError(f"train is {a.shape}, test is {b.shape}: positions and sizes must agree")
-    lengths = range(1, a.shape[1] + 1) if lengths is None else lengths
-    if wrong := [m for m in lengths if not 1 <= m <= a.shape[1]]:
-        raise ValueError(f"prefix length {wrong[0]} is not in 1…{a.shape[1]}")
-    if codes:
-        from sklearn.preprocessing import OneHotEncoder
-
-    accuracies = []
-    for m in lengths:
-        u, v = a[:, :m].reshape(len(a), -1), b[:, :m].reshape(len(b), -1)
-        if codes:  # a code that training never showed has no column: it votes for nothing
-            encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float64).fit(u)
-            u, v = encoder.transform(u), encoder.transform(v)
-        accuracies.append(linear_probe(u, y_train, v, y_test))
-    return np.array(accuracies)
-
-
-# --- checks -----------------------------------------------------------------------------------
-
-
-def _host(x: Any) -> np.ndarray:
-    if hasattr(x, "detach"):  # a torch tensor, on any device
-        x = x.detach().cpu()
-    return np.asarray(x)
-
-
-def _finite(x: np.ndarray, name: str) -> np.ndarray:
-    if x.size == 0:
-        raise ValueError(f"{name} is empty: shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} has {np.count_nonzero(~np.isfinite(x))} NaN or infinite values")
-    return x
-
-
-def _matrix(x: Any, name: str) -> np.ndarray:
-    array = _host(x)
-    if array.ndim != 2:
-        raise ValueError(f"{name} must be [N, d], got shape {array.shape}")
-    return _finite(array.astype(np.float64), name)
-
-
-def _vector(x: Any, name: str) -> np.ndarray:
-    return _finite(_host(x).astype(np.float64).ravel(), name)
-
-
-def _pair(a: Any, b: Any, name_a: str = "a", name_b: str = "b") -> tuple[np.ndarray, np.ndarray]:
-    x, y = _matrix(a, name_a), _matrix(b, name_b)
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"{name_a} has {x.shape[1]} features, {name_b} has {y.shape[1]}")
-    return x, y
-
-
-def _rows(x: Any, name: str) -> np.ndarray:
-    array = _host(x)
-    rows = array.reshape(len(array), -1).astype(np.float32)
-    return _finite(rows / 127.5 - 1 if array.dtype == np.uint8 else rows, name)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import autoregressive, cache, evaluation, extractors, training
 from . import tokenizer as tokenizers
+from .ar_run import ARRun, evaluation_steps
 from .autoregressive import ARConfig, ARModel
 from .codes import CodeStore, open_codes, write_codes
 from .configuration import Experiment
@@ -34,7 +35,7 @@ from .vendored import manifest
 DATA_SOURCES = ("datasets", "image_folder", "synthetic")
 TOKENIZER_SOURCES = (*DATA_SOURCES, "quantizer", "transformer", "tokenizer", *training.SOURCES)
 AR_SOURCES = (*TOKENIZER_SOURCES, "codes", "autoregressive")
-METRIC_SOURCES = (*AR_SOURCES, "evaluation", "extractors")
+METRIC_SOURCES = (*AR_SOURCES, "checks", "evaluation", "extractors")
 HELD_OUT = 10_000  # test images used for held-out likelihood and references, at most
 EVALUATED = 2000  # codes behind each point of a training curve, train and held-out
 
@@ -172,42 +173,6 @@ def _tensors(store: CodeStore) -> tuple[Tensor, Tensor]:
 # -------------------------------------------------------------------------- AR model
 
 
-@dataclass(frozen=True)
-class ARRun:
-    """A trained AR model with what was measured on the way."""
-
-    model: ARModel  # after the last step, eval mode
-    curve: list[dict]  # step, and bits per position: train, held_out, held_out_own
-    folder: Path
-
-    def bits(self, which: str = "held_out") -> np.ndarray:
-        """Cross-entropy [evaluations, T] in bits; which: train, held_out, held_out_own."""
-        return np.asarray([point[which] for point in self.curve])
-
-    @property
-    def steps(self) -> list[int]:
-        return [point["step"] for point in self.curve]
-
-    @property
-    def best_step(self) -> int:
-        """Step with the lowest held-out cross-entropy."""
-        return self.steps[int(self.bits().sum(1).argmin())]
-
-    def at(self, step: int) -> ARModel:
-        """The model as it was after an evaluated step."""
-        if step not in self.steps:
-            raise ValueError(f"no snapshot at step {step} (there are {self.steps})")
-        model = ARModel(self.model.config)
-        model.load_state_dict(load_file(self.folder / f"snapshot-{step:06d}.safetensors"))
-        return model.to(self.model.head.weight.device).eval()
-
-
-def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
-    """Steps at which an AR run is evaluated: a geometric grid that ends at the last step."""
-    grid = np.geomspace(max(1, steps / 32), steps, points)
-    return tuple(sorted({int(round(s)) for s in grid}))
-
-
 def _ar_inputs(e: Experiment) -> dict:
     inputs = {"ar": e.ar, "dropout": e.dropout, "flipped": e.flipped}
     inputs |= {"ar_recipe": _recipe(_ar_recipe(e)), "evaluated": EVALUATED}
@@ -307,13 +272,36 @@ def marginal_codes(e: Experiment, n: int, seed: int = 0) -> Tensor:
 
 def features(e: Experiment, split: str, name: str) -> np.ndarray:
     """Features [N, d] of the images of a split, which all arms share."""
-    shared = Experiment(dataset=e.dataset, n_images=e.n_images, image_size=e.image_size)
-    return _features(shared, split, name)
+    names = ("dataset", "n_images", "image_size", "device")
+    return _features(Experiment(**{k: getattr(e, k) for k in names}), split, name)
 
 
 @lru_cache(maxsize=4)
 def _features(e: Experiment, split: str, name: str) -> np.ndarray:
-    return extractors.load_extractor(name)(images(e, split).images)
+    return extractor(e, name)(images(e, split).images)
+
+
+def extractor(e: Experiment, name: str) -> extractors.BatchedExtractor:
+    """An extractor on the experiment's device."""
+    return extractors.load_extractor(name, e.torch_device.type)
+
+
+def check_samples(e: Experiment) -> None:
+    """Refuse, before anything is trained, what is too small for the features it is judged by.
+
+    Raises:
+        ValueError: no more samples, training or held-out images than the extractor has features.
+        ImportError: the extractor of this data set is not installed.
+    """
+    name = extractors.default_extractor(e.dataset)
+    held_out, width = features(e, "test", name).shape
+    counts = {"n_samples": e.n_samples, "n_images": e.n_images, "held-out images": held_out}
+    for what, count in counts.items():
+        if count <= width:
+            raise ValueError(
+                f"{what} must be above {width}, the features of the extractor {name!r} by which "
+                f"{e.dataset} is judged, got {count}"
+            )
 
 
 def metrics(e: Experiment) -> dict:
@@ -334,8 +322,8 @@ def metrics(e: Experiment) -> dict:
 
 
 def _measure(e: Experiment, name: str) -> dict:
-    extract = extractors.load_extractor(name)
-    test = images(e, "test")
+    check_samples(e)
+    extract, test = extractor(e, name), images(e, "test")
     reference, train = features(e, "test", name), features(e, "train", name)
     store, held_out, run = codes(e), codes(e, "test"), ar(e)
 

@@ -21,7 +21,7 @@ from .files import read_json, write_json
 
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)  # constant classifier-free guidance scales
-PROBED = 6000  # training images behind a linear probe, at most
+PROBED = 6000  # training images behind a linear probe on a CPU, at most; on a GPU all
 REDRAWN = 1000  # held-out images whose last codes are drawn anew, at most
 COMPARED = 2000  # held-out images that give the yardstick for copies, at most
 
@@ -35,12 +35,12 @@ def measure(e: Experiment, sweeps: bool = False) -> dict:
     def build(folder: Path) -> None:
         write_json(folder / "measures.json", ex.metrics(e) | _measure(e, name, sweeps))
 
-    sources = (*ex.METRIC_SOURCES, "entropy", "experiments", "measures")
+    sources = (*ex.METRIC_SOURCES, "entropy", "experiments", "measures", "probe")
     return read_json(cache.stage("measures", inputs, sources, build) / "measures.json")
 
 
 def _measure(e: Experiment, name: str, sweeps: bool) -> dict:
-    extract = extractors.load_extractor(name)
+    extract = ex.extractor(e, name)
     reference, known = ex.features(e, "test", name), ex.features(e, "train", name)
     run = ex.ar(e)
 
@@ -106,18 +106,20 @@ def _copies(e: Experiment, drawn: ex.Samples, features, reference, known) -> dic
 def _probes(e: Experiment) -> dict[str, list[float]]:
     """Accuracy of a linear probe on the first 1..T tokens, for three readings of a token."""
     train, test = ex.images(e), ex.images(e, "test")
-    own, other = ex.codes(e).codes[:PROBED], ex.codes(e, "test").codes
-    y, y_test = train.labels[:PROBED], test.labels
+    device, n = e.torch_device.type, len(train)
+    n = min(n, PROBED) if device == "cpu" else n
+    own, other = ex.codes(e).codes[:n], ex.codes(e, "test").codes
+    y, y_test = train.labels[:n], test.labels
     readings = {
         "encoder outputs": (
-            encoder_outputs(e, train.images[:PROBED]),
+            encoder_outputs(e, train.images[:n]),
             encoder_outputs(e, test.images),
         ),
         "code vectors": (code_vectors(e, own), code_vectors(e, other)),
         "one-hot codes": (own, other),
     }
     return {
-        reading: evaluation.prefix_probe(x, y, x_test, y_test).tolist()
+        reading: evaluation.prefix_probe(x, y, x_test, y_test, device=device).tolist()
         for reading, (x, x_test) in readings.items()
     }
 
@@ -149,7 +151,7 @@ def redraw(e: Experiment, codes: np.ndarray, m: int, draws: int = 1, seed: int =
 
 def _class_kept(e: Experiment, name: str) -> dict[str, float]:
     """How often a redrawn image shows the class of the image that gave its first m codes."""
-    extract, train, test = extractors.load_extractor(name), ex.images(e), ex.images(e, "test")
+    extract, train, test = ex.extractor(e, name), ex.images(e), ex.images(e, "test")
     known, y = ex.features(e, "train", name)[:PROBED], train.labels[:PROBED]
     codes, source = ex.codes(e, "test").codes[:REDRAWN], test.labels[:REDRAWN]
     lengths = sorted({m for m in (1, 2, 3, 4, 6, 8, 12) if m < e.length} | {e.length})

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .study import Run
 
 SHEET = (8, 10)  # rows and columns of the sample sheet
+FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
+          "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
+ARM = ("schedule", "of", "ramp", "power", "k_min")  # in what two arms of a study may differ
 # Relative tolerances of a recomputation. On the machine and versions of the record everything is
 # equal; elsewhere another rounding grows over some thousand steps to about what a seed does.
 TOLERANCE = {
@@ -76,9 +79,15 @@ def read(path: str | Path) -> dict:
     """
     path = Path(path)
     record = read_record(path)
-    if "fingerprint" not in record:
+    try:
+        summary(record["measures"])
+        name, known = record["sheet"]["file"], record.keys() >= FIELDS
+        known = known and isinstance(record["config"], dict) and name == Path(name).name
+    except (KeyError, IndexError, TypeError, ValueError):
+        known = False
+    if not known:
         raise ValueError(f"{path} is not a record of a study")
-    sheet = path.with_name(record["sheet"]["file"])
+    sheet = path.with_name(name)
     if not sheet.is_file() or sha256_file(sheet) != record["sheet"]["sha256"]:
         raise ValueError(f"{sheet} is missing or damaged; restore it: git checkout -- {sheet}")
     return record
@@ -168,7 +177,7 @@ def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[
     """Records of arm `a` and arm `b` with the same seed, by seed.
 
     Raises:
-        ValueError: an arm without records in the group.
+        ValueError: an arm without records in the group, or arms that differ in more than K_t.
     """
     arms = {}
     for arm in (a, b):
@@ -176,7 +185,20 @@ def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[
         if not arms[arm]:
             known = sorted({r["arm"] for r in found if r["group"] == group})
             raise ValueError(f"no records of arm {arm!r} in group {group!r} (arms: {known})")
-    return [(arms[a][seed], arms[b][seed]) for seed in sorted(arms[a].keys() & arms[b].keys())]
+    found = [(arms[a][seed], arms[b][seed]) for seed in sorted(arms[a].keys() & arms[b].keys())]
+    for x, y in found:
+        if unlike := [name for name, value in _fixed(x).items() if _fixed(y)[name] != value]:
+            raise ValueError(
+                f"arms {a!r} and {b!r} of group {group!r} may differ in their codebook sizes only, "
+                f"and differ in {', '.join(unlike)}"
+            )
+    return found
+
+
+def _fixed(record: Mapping) -> dict:
+    """What the arms of a group share: configuration, parameter counts and vocabulary."""
+    shared = {k: v for k, v in record["config"].items() if k not in ARM}
+    return shared | {"parameters": record["measures"]["parameters"]}
 
 
 def provenance(found: list[dict]) -> str:

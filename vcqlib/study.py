@@ -106,9 +106,14 @@ def _keys(values: object, known: set[str], where: str) -> None:
 def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
     """Compute and record the runs, sharing the work with other processes; yields each when done.
 
-    Runs of which another process holds a stage are put off to the end, then waited for.
+    Runs of which another process holds a stage are put off to the end, then waited for. One that
+    fails is named at once and does not keep the others from being computed.
+
+    Raises:
+        ValueError: after all others, with the names of the runs that failed.
     """
     waiting = list(runs)  # in order of importance, as the file lists them
+    failed: list[str] = []
     for patience in (cache.without_waiting, nullcontext):
         busy = []
         for run in waiting:
@@ -117,13 +122,19 @@ def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
                     _record(run, results)
             except cache.Busy:
                 busy.append(run)
+            except (ValueError, FloatingPointError) as error:
+                print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
+                failed.append(run.name)
             else:
                 yield run
         waiting = busy
+    if failed:
+        raise ValueError(f"runs that failed, for the reasons above: {', '.join(failed)}")
 
 
 def _record(run: Run, results: Path) -> None:
     if not records.current(results, run):
+        ex.check_samples(run.experiment)
         for stage in (ex.tokenizer, ex.codes, ex.ar):
             stage(run.experiment)
         records.write(results, run, measure(run.experiment, run.sweeps))

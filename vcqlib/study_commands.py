@@ -46,6 +46,10 @@ def study(
         raise ValueError(f"--jobs must be at least 1, got {jobs}")
     if only is not None and not 0 <= only < len(loaded.runs):
         raise ValueError(f"--only must be from 0 to {len(loaded.runs) - 1}, got {only}")
+    if jobs > 1 and (slurm or only is not None):
+        raise ValueError(f"--jobs {jobs} does not go with {'--slurm' if slurm else '--only'}")
+    if slurm and only is not None:
+        raise ValueError("--only does not go with --slurm, which submits every run")
     if slurm:
         print(submit(path, results, len(loaded.runs), slurm_options))
         return
