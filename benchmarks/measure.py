@@ -93,17 +93,21 @@ def extra_bytes(run: Callable, device: str) -> int:
     return _status("VmHWM") - before
 
 
-def read_bandwidth(device: str, dtype: torch.dtype, mib: int = 256) -> float:
-    """Bytes a second of a sum over memory far larger than the caches."""
-    x = torch.ones(mib * 2**20 // dtype.itemsize, dtype=dtype, device=device)
-    return x.nbytes / best_seconds({"": lambda: x.sum()}, 5)[""]
+READ, MULTIPLY = "read", "multiply"
+READ_BYTES = 256 << 20  # far larger than the caches
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices
 
 
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a square matrix product: the ceiling for all that follows."""
-    n = 8192 if device == "cuda" else 2048
-    a = torch.ones(n, n, dtype=dtype, device=device)
-    return 2 * n**3 / best_seconds({"": lambda: a @ a}, 3)[""]
+def limits(device: str, dtype: torch.dtype) -> dict[str, Callable]:
+    """The machine's own limits, as cases that take turns with the others in `best_seconds`."""
+    x = torch.ones(READ_BYTES // dtype.itemsize, dtype=dtype, device=device)
+    a = torch.ones(SIDES[device], SIDES[device], dtype=dtype, device=device)
+    return {READ: lambda: x.sum(), MULTIPLY: lambda: a @ a}
+
+
+def rates(seconds: dict[str, float], device: str) -> tuple[float, float]:
+    """Bytes read and operations multiplied a second; takes the two cases out of `seconds`."""
+    return READ_BYTES / seconds.pop(READ), 2 * SIDES[device] ** 3 / seconds.pop(MULTIPLY)
 
 
 def goal(what: str, device: str, target: float, reached: float | None, unit: str = "×") -> dict:

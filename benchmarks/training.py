@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from measure import arguments, best_seconds, devices, finish, goal, matmul_rate
+from measure import arguments, best_seconds, devices, finish, goal, limits, rates
 from sampling import VOCABULARY, peer
 
 from vcqlib import codebook_sizes
@@ -90,21 +90,20 @@ def operations(size: str, length: int, batch: int, columns: float = VOCABULARY) 
 
 def main() -> None:
     options = arguments(__doc__)
-    plan = {"cpu": [("small", 64, 16, 2), ("B", 128, 1, 2)],
+    plan = {"cpu": [("small", 64, 16, 4), ("B", 128, 4, 3)],
             "cuda": [("L", 256, 64, 10), ("XL", 256, 32, 10)]}  # fmt: skip
     if options.small:
         plan = {"cpu": [("nano", 8, 2, 2)], "cuda": [("nano", 8, 2, 2)]}
-    table, goals, limits = [], [], {}
+    table, goals, ceilings = [], [], {}
     for device, sizes in plan.items():
         for size, length, batch, repeats in sizes:
             reached = share = None
             if device in devices():
                 calls = cases(size, length, batch, device)
                 dtype = torch.float32 if device == "cpu" else torch.bfloat16
-                before = matmul_rate(device, dtype)
-                seconds = best_seconds(calls, repeats)
-                rate = max(before, matmul_rate(device, dtype))
-                limits[f"{device}, {size}"] = {"matmul GFLOP/s": rate / 1e9}
+                seconds = best_seconds(calls | limits(device, dtype), repeats)
+                _, rate = rates(seconds, device)
+                ceilings[f"{device}, {size}"] = {"matmul GFLOP/s": rate / 1e9}
                 mean = codebook_sizes("loglinear", length, VOCABULARY).mean()
                 work = operations(size, length, batch)
                 reduced = operations(size, length, batch, mean)
@@ -123,7 +122,7 @@ def main() -> None:
             goals.append(goal(f"{size}: peer's time over ours", device, 1.0, reached))
             goals.append(goal(f"{size}: share of the matmul ceiling", device, 50.0, share, "%"))
     settings = {"vocabulary": VOCABULARY, "dtype": "float32 (CPU), bf16 (CUDA)",
-                "limits": limits}  # fmt: skip
+                "limits": ceilings}  # fmt: skip
     finish("training", options, settings, table, goals, ("torch", "transformers"))
 
 
