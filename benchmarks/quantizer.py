@@ -48,7 +48,7 @@ def main() -> None:
                     with torch.no_grad():
                         calls = {name: lambda m=m, x=x: m(x) for name, m in cases.items()}
                         extra = {n: extra_bytes(call, device) for n, call in calls.items()}
-                        seconds = best_seconds(calls, 2)
+                        seconds = best_seconds(calls, 10)
                 peer = "vector-quantize-pytorch"
                 table += [
                     {

@@ -16,6 +16,7 @@ from runner.report import Run
 from torture import jobs
 from torture.tally import Tally, refusal
 from vcqlib import experiments as ex
+from vcqlib import records
 from vcqlib.codes import open_codes, write_codes
 from vcqlib.files import load_tensors, read_record
 from vcqlib.vendored import data_root, read_vendored
@@ -104,6 +105,11 @@ def _records(flip: Callable[..., None], folder: Path) -> None:
         copy = folder / path.name
         shutil.copy(path, copy)
         flip("record of data/results", copy, lambda copy=copy: read_record(copy, unsealed=True))
+    record = data_root() / "results" / "smoke" / "main-uniform-s0.json"
+    for path in (record, record.with_suffix(".png")):
+        shutil.copy(path, folder)
+    for path in (folder / record.name, (folder / record.name).with_suffix(".png")):
+        flip("record of a study", path, lambda: records.read(folder / record.name), path.name)
 
 
 def _notebooks(flip: Callable[..., None], folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,10 +21,13 @@ STAGES = {
     "encoding": (0.14, "codes", 1, ("tokenizer",)),
     "study of 3 arms": (0.14, "metrics", 3, ()),
 }
+# share, arguments, and the process that has to be there before the kill
 BUILDS = {
-    "papermill chapter": (0.14, ("--only", "05", "--no-html")),
-    "book build": (0.14, ("--only", "01")),
+    "papermill chapter": (0.14, ("--only", "05", "--no-html"), "kernel"),
+    "book build": (0.06, ("--only", "01"), "runner"),
+    "Jupyter Book of a build": (0.08, ("--only", "01"), "jupyter-book"),
 }
+MARKS = {"worker": "worker.py", "kernel": "ipykernel", "jupyter-book": "jupyter_book"}
 IN_A_ROW = 3  # kills before a run is let through and compared
 
 
@@ -32,8 +37,8 @@ def run(tally: Tally, count: int, seed: int, folder: Path) -> None:
     jobs.warm_up()
     for what, (share, until, arms, ready) in STAGES.items():
         _stages(tally, what, _part(count, share), until, arms, ready, rng, folder / what)
-    for what, (share, arguments) in BUILDS.items() if count >= 20 else ():
-        _builds(tally, what, _part(count, share), arguments, rng, folder / what)
+    for what, (share, arguments, during) in BUILDS.items() if count >= 20 else ():
+        _builds(tally, what, _part(count, share), arguments, during, rng, folder / what)
 
 
 def _part(count: int, share: float) -> int:
@@ -89,28 +94,29 @@ def _stages(
 
 
 def _builds(
-    tally: Tally, what: str, kills: int, arguments: tuple[str, ...], rng: random.Random,
-    folder: Path,
+    tally: Tally, what: str, kills: int, arguments: tuple[str, ...], during: str,
+    rng: random.Random, folder: Path,
 ) -> None:  # fmt: skip
     arguments = (*jobs.CHAPTER[:1], *arguments, *_declared(arguments))
-    start = time.monotonic()
     first = jobs.build(folder / "undisturbed", folder / "cache0", *arguments)
+    _wait_for(during, first)
+    start = time.monotonic()
     error = first.communicate()[1]
-    lasting = time.monotonic() - start
+    lasting = time.monotonic() - start  # of the phase that is disturbed, and what follows
     expected = jobs.pages(folder / "undisturbed")
     if first.returncode or not expected:
         tally.count(f"{what}, undisturbed", f"ended with {first.returncode}: {error[-300:]}")
         return
-    killed = dict.fromkeys(("runner", "worker", "kernel", "jupyter-book"), 0)
+    killed = dict.fromkeys(("runner", *MARKS), 0)
     while kills > 0:
         place = folder / f"killed{kills}"
         row = min(kills, IN_A_ROW)
         for _ in range(row):
             victim = jobs.build(place / "out", place / "cache", *arguments)
-            time.sleep(rng.uniform(0.05, 0.95) * lasting)
-            target, process = _target(victim, rng)
+            _wait_for(during, victim)
+            time.sleep(rng.uniform(0.05, 0.9) * lasting)
+            target = _kill(victim, rng)
             killed[target] += 1
-            process.kill()
             message = victim.communicate(timeout=300)[1]  # of a runner that outlives its worker
             problem = "a traceback" if "Traceback" in message and target != "kernel" else ""
             tally.count(f"kill -9 of {target} during {what}", problem)
@@ -121,7 +127,9 @@ def _builds(
         tally.count(f"{what} after kills, compared", problem)
         shutil.rmtree(place)
         kills -= row
-    tally.say(f"{what}: undisturbed {lasting:.1f} s; killed {killed}")
+    shown = ", ".join(f"{number} {name}" for name, number in killed.items() if number)
+    tally.facts[f"{what}: killed"] = shown
+    tally.say(f"{what}: undisturbed {lasting:.1f} s; killed {shown}")
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -129,16 +137,30 @@ def _declared(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return jobs.CHAPTER[1:] if "05" in arguments else ()
 
 
-def _target(runner: object, rng: random.Random) -> tuple[str, psutil.Process]:
-    """The runner itself or one of the processes below it, chosen by the seed."""
-    found = [("runner", psutil.Process(runner.pid))]
-    for process in found[0][1].children(recursive=True):
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        for name, mark in (("worker", "worker.py"), ("kernel", "ipykernel"),
-                           ("jupyter-book", "jupyter_book")):  # fmt: skip
-            if mark in line:
-                found.append((name, process))
-    return rng.choice(found)
+def _processes(runner: subprocess.Popen) -> list[tuple[str, psutil.Process]]:
+    """The runner itself and what works below it, by name; nothing once it has ended."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        found = [("runner", psutil.Process(runner.pid))]
+        for process in found[0][1].children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                found += [(name, process) for name, mark in MARKS.items() if mark in line]
+    return found
+
+
+def _wait_for(name: str, runner: subprocess.Popen) -> None:
+    """Until a process of this name works below the runner, or the runner has ended."""
+    while runner.poll() is None and name not in dict(_processes(runner)):
+        time.sleep(0.05)
+
+
+def _kill(runner: subprocess.Popen, rng: random.Random) -> str:
+    """kill -9 of the runner or of a process below it, chosen by the seed; its name."""
+    target, process = rng.choice(_processes(runner) or [("runner", runner)])
+    try:
+        process.kill()
+    except psutil.Error:  # it ended by itself meanwhile
+        target = "runner"
+        runner.kill()
+    return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import shutil
 import subprocess
@@ -12,10 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from torture import jobs
 from torture.large import LENGTH
 from torture.tally import Tally
 from vcqlib import experiments as ex
+from vcqlib import records
 from vcqlib.files import read_record
 from vcqlib.tokenizer import PRESETS, Tokenizer, TokenizerConfig
 from vcqlib.training import Recipe, train_tokenizer
@@ -59,19 +63,27 @@ def _codes(tally: Tally, folder: Path, n: int, seed: int) -> str:
 
 
 def _study(tally: Tally, folder: Path, configurations: int) -> str:
-    arms = [replace(jobs.TINY, seed=i, tokenizer_steps=2, ar_steps=2, n_images=100)
-            for i in range(configurations)]  # fmt: skip
+    """`vcq study --jobs 2`: a record of each, and what it trained equal to training alone."""
+    tiny = replace(jobs.TINY, tokenizer_steps=2, ar_steps=2, n_images=100)
+    base = {name: value for name, value in tiny.to_dict().items() if name != "seed"}
+    seeds = list(range(configurations))
+    content = {"base": base, "arms": {"loglinear": {}},
+               "groups": [{"name": "many", "arms": ["loglinear"], "seeds": seeds}]}  # fmt: skip
+    path = folder / "many.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     start = time.monotonic()
-    workers = [jobs.start(jobs.stages, folder / "study", "ar", part) for part in (arms, arms[::-1])]
-    for worker in workers:
-        worker.join()
+    done = subprocess.run(
+        [sys.executable, "-m", "vcqlib", "study", str(path), "--jobs", "2", "--results", folder],
+        env=os.environ | {"VCQ_CACHE": str(folder / "study")}, cwd=jobs.ROOT,
+        capture_output=True, text=True,
+    )  # fmt: skip
     tally.facts[f"{configurations} configurations, seconds"] = round(time.monotonic() - start)
-    if any(worker.exitcode for worker in workers):
-        return f"exit codes {[worker.exitcode for worker in workers]}"
-    made = len(list((folder / "study").glob("ar-*/done.json")))
-    if made != configurations:
-        return f"{made} of {configurations} were made"
-    jobs.must(jobs.stages, folder / "alone", "ar", arms[:3])
+    if done.returncode:
+        return f"exit code {done.returncode}: {done.stderr[-300:]}"
+    recorded = sum(not record["stale"] for record in records.load("many", folder))
+    if recorded != configurations:
+        return f"{recorded} of {configurations} are recorded"
+    jobs.must(jobs.stages, folder / "alone", "metrics", [replace(tiny, seed=i) for i in range(3)])
     alone, together = (jobs.finished_stages(folder / name) for name in ("alone", "study"))
     return jobs.differences(alone, {name: together[name] for name in alone if name in together})
 
@@ -118,8 +130,8 @@ def _resident() -> int:
 
 
 def _builds(folder: Path) -> str:
-    """Two at once into one folder, and two into folders of their own, against one alone."""
-    arguments = ("smoke", "--only", "01", "05", "--no-html")
+    """Two at once into one folder and a third beside them, pages included, against one alone."""
+    arguments = ("smoke", "--only", "01", "05")
     alone = jobs.build(folder / "one", folder / "cache-one", *arguments)
     error = alone.communicate(timeout=600)[1]
     if alone.returncode:
