@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vcqlib import cache
+from vcqlib import cache, records, study
 from vcqlib.codes import open_codes, write_codes
+from vcqlib.configuration import Experiment
 from vcqlib.files import load_tensors, read_record, save_tensors, write_json, write_record
 from vcqlib.tokenizer import Tokenizer, TokenizerConfig
 from vcqlib.training import Recipe, train_tokenizer
 
-SIZES = (2, 4, 8)
+SIZES, STUDY = (2, 4, 8), "study"
 CONFIG = TokenizerConfig(
     codebook_sizes=SIZES, num_codes=8, image_size=8, channels=1, code_dim=4, backbone="mlp",
     width=8, depth=1,
@@ -37,6 +38,7 @@ def make(folder: Path) -> None:
     write_record(folder / "record.json", {"bits": [0.5, 0.25], "name": "Ünï"})
     save_tensors(folder / "weights.safetensors", _model().state_dict(), {"about": "a tokenizer"})
     train(folder / "run", steps=2)
+    study_record(folder)
     os.environ["VCQ_CACHE"] = str(folder / "cache")
     stage = cache.stage("first", {"release": 1}, (), lambda to: write_json(to / "x.json", [1, 2]))
     for lock in stage.parent.glob("*.lock"):
@@ -72,6 +74,17 @@ def train(folder: Path, steps: int) -> Tokenizer:
     return train_tokenizer(other, images.reshape(32, 1, 8, 8), recipe, folder)
 
 
+def study_record(folder: Path) -> None:
+    """The record of a study of one tiny arm, with its sheet of samples: STUDY/RUN.json and .png."""
+    tiny = Experiment(
+        dataset="digits", n_images=100, length=4, k_max=16, tokenizer="mlp-tiny",
+        tokenizer_steps=2, ar="nano", ar_steps=2, n_samples=50, device="cpu",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["VCQ_CACHE"] = scratch
+        list(study.compute([study.Run(STUDY, "main", "loglinear", tiny)], folder))
+
+
 def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
     """Kind -> (the file that has the format number, reading it as numbers)."""
 
@@ -95,11 +108,20 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
         place = cache.stage("first", {"release": 1}, (), _must_not)
         return (place / "x.json").read_text()
 
+    def record_of_a_study() -> object:
+        found = records.read(recorded)
+        numbers = {
+            name: round(value, 6) for name, value in records.summary(found["measures"]).items()
+        }
+        return [found["arm"], found["sizes"], numbers]
+
+    recorded = next((folder / STUDY).glob("*.json"))
     step = next((folder / "run").glob("step-*.safetensors"))
     done = next((folder / "cache").glob("*/done.json"))
     return {
         "code store": (folder / "codes" / "codes.json", codes),
         "record": (folder / "record.json", lambda: read_record(folder / "record.json")),
+        "record of a study": (recorded, record_of_a_study),
         "weights": (folder / "weights.safetensors", tensors),
         "checkpoint": (step, checkpoint),
         "finished stage": (done, stage),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -10,15 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from runner.profiles import Profile
 from runner.report import Run
 from torture import jobs
+from torture.artefacts import CONFIG
 from torture.tally import Tally, refusal
 from vcqlib import experiments as ex
 from vcqlib import records
 from vcqlib.codes import open_codes, write_codes
 from vcqlib.files import load_tensors, read_record
+from vcqlib.run_folder import WEIGHTS, load_tokenizer, run_folder
+from vcqlib.tokenizer import Tokenizer
+from vcqlib.training import Recipe
 from vcqlib.vendored import data_root, read_vendored
 
 EDGE = 12  # bytes at the start, after a header's length, and at the end that are always tried
@@ -38,6 +45,7 @@ def run(tally: Tally, count: int, seed: int, folder: Path) -> None:
     _codes(flip, folder)
     _stages(flip, folder)
     _records(flip, folder)
+    _run_folder(flip, folder)
     _notebooks(flip, folder)
     _resumed(tally, rng, folder)
 
@@ -110,6 +118,18 @@ def _records(flip: Callable[..., None], folder: Path) -> None:
         shutil.copy(path, folder)
     for path in (folder / record.name, (folder / record.name).with_suffix(".png")):
         flip("record of a study", path, lambda: records.read(folder / record.name), path.name)
+
+
+def _run_folder(flip: Callable[..., None], folder: Path) -> None:
+    """What `vcq train` leaves."""
+    about, cpu = {"tokenizer": CONFIG.to_dict()}, torch.device("cpu")
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        run_folder(folder / "run", "tokenizer", about, Recipe(1, 1), cpu) as finish,
+    ):
+        finish(Tokenizer(CONFIG))
+    for name in ("config.json", WEIGHTS):
+        flip("run folder", folder / "run" / name, lambda: load_tokenizer(folder / "run", cpu))
 
 
 def _notebooks(flip: Callable[..., None], folder: Path) -> None:

@@ -25,7 +25,7 @@ from torch import nn
 from . import __version__, distributed
 from .autoregressive import ARConfig, ARModel
 from .checkpoints import differences, save_weights
-from .files import load_tensors, read_json, sha256_file, write_json
+from .files import load_tensors, read_record, sha256_file, write_json, write_record
 from .recipe import Recipe
 from .tokenizer import Tokenizer, TokenizerConfig
 
@@ -47,7 +47,8 @@ def run_folder(
     config["habits"] = {k: v for k, v in asdict(recipe).items() if k not in config["recipe"]}
     first, start = distributed.rank() == 0, time.time()
     if (folder / "config.json").is_file():
-        before = read_json(folder / "config.json") | {"habits": config["habits"]}
+        before = read_record(folder / "config.json", unsealed=True)
+        before |= {"habits": config["habits"]}
         if wrong := differences(before, json.loads(json.dumps(config))):
             raise ValueError(
                 f"{folder} holds another run ({'; '.join(wrong)}): give another --out, or remove it"
@@ -59,7 +60,7 @@ def run_folder(
             return
     distributed.barrier()
     if first:
-        write_json(folder / "config.json", config)
+        write_record(folder / "config.json", config)
 
     def finish(model: nn.Module) -> None:
         save_weights(folder / WEIGHTS, model)
@@ -84,11 +85,11 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such folder, or the run has not finished.
-        ValueError: it holds another kind of model.
+        ValueError: it holds another kind of model, or a byte of it has changed.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
-    config = read_json(folder / "config.json")
+    config = read_record(folder / "config.json", unsealed=True)
     if config.get("kind") != kind:
         raise ValueError(f"{folder} holds {config.get('kind')!r}, expected {kind!r}")
     if not (folder / WEIGHTS).is_file():
