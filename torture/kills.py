@@ -117,8 +117,12 @@ def _builds(
             time.sleep(rng.uniform(0.05, 0.9) * lasting)
             target = _kill(victim, rng)
             killed[target] += 1
-            message = victim.communicate(timeout=300)[1]  # of a runner that outlives its worker
-            problem = "a traceback" if "Traceback" in message and target != "kernel" else ""
+            try:
+                message = victim.communicate(timeout=300)[1]  # of a runner that outlives its worker
+                problem = "a traceback" if "Traceback" in message and target != "kernel" else ""
+            except subprocess.TimeoutExpired:
+                victim.kill()
+                problem = "the runner hangs"
             tally.count(f"kill -9 of {target} during {what}", problem)
         last = jobs.build(place / "out", place / "cache", *arguments)
         error = last.communicate(timeout=600)[1]

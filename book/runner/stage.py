@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -20,6 +22,17 @@ from runner.profiles import Profile
 from runner.yourself import box
 
 STATISTICS = "<!-- run statistics -->"  # where appendix_environment.md gets its tables
+
+# Jupyter Book in a session of its own, which ends with the runner: the end of its input says so.
+START = """\
+import os, signal, threading
+def end_with_runner():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+threading.Thread(target=end_with_runner, daemon=True).start()
+from jupyter_book.cli.main import main
+main()
+"""
 
 RELEASED = "1795392000"  # 2026-11-23: pages must not differ from one day to the next
 
@@ -119,23 +132,30 @@ def jupyter_book(book: Book, out: Path, builder: str, options: list[str]) -> Pat
     """
     work = out / "jupyter-book"  # always from nothing, so that no stale page survives
     shutil.rmtree(work, ignore_errors=True)
-    start = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "build", str(out / "stage"), "--builder", builder]
+    command = [sys.executable, "-c", START, "build", str(out / "stage"), "--builder", builder]
     command += ["--config", str(book.root / "_config.yml"), "--path-output", str(work)]
     command += ["--keep-going", *options]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": RELEASED},
-    )
     log = out / "logs" / f"{builder}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    with open(log, "w", encoding="utf-8") as said:  # a pipe would stay open in what it started
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": RELEASED},
+            start_new_session=True,
+        )
+        try:
+            process.wait()
+        finally:  # sphinx-sitemap's helper outlives a Jupyter Book that was killed
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdin.close()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
     log.write_text(text, encoding="utf-8")
-    if done.returncode:
+    if process.returncode:
         found = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
         for line in found or text.splitlines()[-12:]:
             print(f"    {line}", file=sys.stderr)
