@@ -322,12 +322,26 @@ def test_bad_input_is_named():
         model.logits(codes[:, :4], labels)
     for options, message in (
         ({"temperature": -1}, "temperature must not be negative, got -1"),
+        ({"temperature": math.nan}, "temperature must not be negative, got nan"),
+        ({"cfg_scale": math.inf}, "cfg_scale must be a finite number, got inf"),
+        ({"prefix": codes[:, :2] + 8}, r"at image 0, position 1 is outside 0\.\.1"),
         ({"top_k": -2}, "top_k must be 0 .all. or more, got -2"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"prefix": codes[:3]}, r"prefix must be \[6, m <= 5\], got \(3, 5\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            model.generate(labels, **options)
+            model.train().generate(labels, **options)
+        assert model.training  # as it was
+    for call in (model.logits, model.loss, model.position_losses):
+        for wrong, named in (
+            (codes + 8, rf"code {codes[0, 0] + 8} at image 0, position 1 is outside 0\.\.1"),
+            (codes.index_fill(1, torch.tensor([1]), 3), "code 3 at image 0, position 2 is outside"),
+            (codes.float(), "codes must be integers, got torch.float32"),
+        ):
+            with pytest.raises(ValueError, match=named):
+                call(wrong, labels)
+        with pytest.raises(ValueError, match=r"label 5 at row 0 is outside 0\.\.4"):
+            call(codes, labels + 5)
     with pytest.raises(ValueError, match=r"label 7 at row 1 is outside 0\.\.4"):
         model.generate(torch.tensor([0, 7]))
 

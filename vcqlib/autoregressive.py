@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .quantizer import runs
+from .quantizer import check_codes, runs
 from .transformer import Block, Cache, Linear, project, rotary_table
 
 
@@ -187,10 +187,29 @@ class ARModel(nn.Module):
             x = block(x, table, causal=True, cache=caches[i] if caches else None)
         return self.norm(x)
 
-    def _hidden(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """What the head reads, [B, T, width]: class token first, each code one position later."""
+    def check(self, codes: Tensor, labels: Tensor) -> None:
+        """Raise ValueError unless codes [B, T] and labels [B] are in range; names the first.
+
+        `logits` and `loss` call it on a CPU, `train_ar` once for all codes.
+        """
         if codes.ndim != 2 or codes.shape[1] != self.config.length:
             raise ValueError(f"codes must be [B, {self.config.length}], got {tuple(codes.shape)}")
+        if labels.shape != codes.shape[:1]:
+            raise ValueError(f"labels must be [{len(codes)}], got {tuple(labels.shape)}")
+        check_codes(codes, self.config.codebook_sizes)
+        self._check_labels(labels)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        wrong = ((labels < 0) | (labels > self.null_label)).nonzero()
+        if len(wrong):
+            i = int(wrong[0])
+            raise ValueError(f"label {int(labels[i])} at row {i} is outside 0..{self.null_label}")
+
+    def _hidden(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """What the head reads, [B, T, width]: class token first, each code one position later."""
+        # a GPU would have to wait for the answer, and compiled code has no place for it
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+            self.check(codes, labels)
         first = self.class_embedding(labels)[:, None]
         x = torch.cat([first, self.code_embedding(codes[:, :-1])], dim=1)
         return self._trunk(self.dropout(x))
@@ -257,24 +276,13 @@ class ARModel(nn.Module):
 
     def _check_request(self, labels: Tensor, prefix: Tensor | None) -> None:
         """Raise ValueError for labels or a prefix that `generate` cannot use."""
-        wrong = ((labels < 0) | (labels > self.null_label)).nonzero()
-        if len(wrong):
-            i = int(wrong[0])
-            raise ValueError(f"label {int(labels[i])} at row {i} is outside 0..{self.null_label}")
+        self._check_labels(labels)
+        if prefix is None:
+            return
         n, length = len(labels), self.config.length
-        if prefix is not None and (
-            prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > length
-        ):
+        if prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > length:
             raise ValueError(f"prefix must be [{n}, m <= {length}], got {tuple(prefix.shape)}")
-        if prefix is not None:
-            sizes = torch.as_tensor(self.config.codebook_sizes, device=prefix.device)
-            wrong = ((prefix < 0) | (prefix >= sizes[: prefix.shape[1]])).nonzero()
-            if len(wrong):
-                b, t = wrong[0].tolist()
-                raise ValueError(
-                    f"prefix code {int(prefix[b, t])} at row {b}, position {t + 1} is outside "
-                    f"0..{int(sizes[t]) - 1}"
-                )
+        check_codes(prefix, self.config.codebook_sizes)
 
     @torch.no_grad()
     def generate(
@@ -301,18 +309,20 @@ class ARModel(nn.Module):
                 on the other rows (up to rounding in the logits).
             prefix: int64 [B, m] codes to keep; the rest is sampled.
         """
-        if temperature < 0:
+        if not temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
         if top_k < 0:
             raise ValueError(f"top_k must be 0 (all) or more, got {top_k}")
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+        if not math.isfinite(cfg_scale):
+            raise ValueError(f"cfg_scale must be a finite number, got {cfg_scale}")
         self._check_request(labels, prefix)
-        was_training = self.training
-        self.eval()
         c, batch, device, guided = self.config, len(labels), labels.device, cfg_scale != 1.0
         scales = guidance_scales(cfg_scale, c.length, guidance, guidance_power)
         chances = _uniform(batch, c.length, generator, device)
+        was_training = self.training
+        self.eval()
         kept = 0 if prefix is None else prefix.shape[1]
         codes = torch.empty(batch, c.length, dtype=torch.int64, device=device)
         if guided:

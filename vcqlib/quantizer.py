@@ -45,6 +45,24 @@ def runs(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
             start = t
 
 
+def check_codes(codes: Tensor, sizes: Sequence[int]) -> None:
+    """Raise ValueError unless codes are integers [B, m ≤ T], each below its position's size.
+
+    The message names the first that is not, its image from 0 and its position from 1.
+    """
+    if codes.ndim != 2 or codes.shape[1] > len(sizes):
+        raise ValueError(f"codes must be [B, m] with m <= {len(sizes)}, got {tuple(codes.shape)}")
+    if codes.is_floating_point():
+        raise ValueError(f"codes must be integers, got {codes.dtype}")
+    limits = torch.as_tensor(sizes[: codes.shape[1]], device=codes.device)
+    wrong = ((codes < 0) | (codes >= limits)).nonzero()
+    if len(wrong):
+        b, t = wrong[0].tolist()
+        raise ValueError(
+            f"code {int(codes[b, t])} at image {b}, position {t + 1} is outside 0..{sizes[t] - 1}"
+        )
+
+
 def _nearest(part: Tensor, table: Tensor, bias: Tensor | None, scores: Tensor) -> Tensor:
     """Column of the largest score of each row of part [n, d] against table [d, k], int64 [n].
 
@@ -152,6 +170,8 @@ class VariableCodebookQuantizer(nn.Module):
             raise ValueError(f"distance must be 'cosine' or 'euclidean', got {distance!r}")
         if dim < 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
+        if not 0 <= beta < float("inf"):
+            raise ValueError(f"beta must be 0 or more, got {beta}")
         if not 0 <= ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {ema}")
         if revive < 0:
@@ -299,24 +319,9 @@ class VariableCodebookQuantizer(nn.Module):
             for tensor in (self.codebook, *((self.ema_uses, self.ema_sums) if self.ema else ())):
                 dist.broadcast(tensor, 0)
 
-    def check(self, codes: Tensor) -> None:
-        """Raise ValueError naming the first code outside its position's range."""
-        if codes.ndim != 2 or codes.shape[1] > len(self.sizes):
-            raise ValueError(
-                f"codes must be [B, m] with m <= {len(self.sizes)}, got {tuple(codes.shape)}"
-            )
-        limits = torch.as_tensor(self.sizes[: codes.shape[1]], device=codes.device)
-        wrong = ((codes < 0) | (codes >= limits)).nonzero()
-        if len(wrong):
-            b, t = wrong[0].tolist()
-            raise ValueError(
-                f"code {int(codes[b, t])} at image {b}, position {t + 1} is outside "
-                f"0..{self.sizes[t] - 1}"
-            )
-
     def decode(self, codes: Tensor) -> Tensor:
         """Code vectors of the first m positions: int64 [B, m ≤ T] → fp32 [B, m, dim]."""
-        self.check(codes)
+        check_codes(codes, self.sizes)
         return F.embedding(codes, self.rows())
 
     @torch.no_grad()

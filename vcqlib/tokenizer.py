@@ -40,7 +40,9 @@ class TokenizerConfig:
             raise ValueError("codebook_sizes is empty")
         if self.backbone not in ("mlp", "vit"):
             raise ValueError(f"backbone must be 'mlp' or 'vit', got {self.backbone!r}")
-        for name in ("num_codes", "image_size", "channels", "code_dim", "width", "depth", "patch"):
+        for name in (
+            "num_codes", "image_size", "channels", "code_dim", "width", "depth", "heads", "patch"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.backbone == "vit" and self.image_size % self.patch:
