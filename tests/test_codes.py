@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from vcqlib.codes import open_codes, write_codes
+from vcqlib.codes import open_codes, take, write_codes
 from vcqlib.files import read_record, write_record
 
 SIZES = (2, 7, 300)
@@ -32,6 +33,18 @@ def test_the_largest_code_survives(tmp_path, k, dtype):
     write_codes(tmp_path, np.asarray([[k - 1]]), np.zeros(1), (k,))
     codes = open_codes(tmp_path).codes
     assert codes.dtype == dtype and codes[0, 0] == k - 1
+
+
+@pytest.mark.parametrize(("k", "signed"), [(2**16, torch.int16), (2**20, torch.int32)])
+def test_codes_on_a_gpu_are_read_as_they_were_written(tmp_path, k, signed):
+    """`resident` views them as signed; `take` gives the values back (here without a GPU)."""
+    codes = np.asarray([[k - 1, 0], [k // 2, 1], [3, k // 2 - 1]])
+    write_codes(tmp_path, codes, np.zeros(3), (k, k))
+    mapped, rows, cpu = open_codes(tmp_path).codes, torch.tensor([2, 0]), torch.device("cpu")
+    held = torch.from_numpy(np.ascontiguousarray(mapped)).view(signed)
+    for source in (mapped, held):
+        batch = take(source, rows, cpu)
+        assert batch.dtype == torch.int64 and batch.tolist() == codes[[2, 0]].tolist()
 
 
 @pytest.mark.parametrize(("value", "row", "column"), [(7, 3, 1), (-1, 9, 2)])
@@ -77,4 +90,7 @@ def test_a_sidecar_of_another_format_or_size_is_refused(tmp_path):
         open_codes(tmp_path)
     sidecar.write_text(text[:-20])
     with pytest.raises(ValueError, match="codes.json is not valid JSON"):
+        open_codes(tmp_path)
+    sidecar.unlink()
+    with pytest.raises(FileNotFoundError, match="is no code store: it has no codes.json"):
         open_codes(tmp_path)

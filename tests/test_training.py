@@ -115,10 +115,86 @@ def test_with_every_checkpoint_damaged_the_run_starts_over(loop, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         interrupt(m, "tokenizer", 7, lambda x: x * float("nan"))
-        with pytest.raises(FloatingPointError, match="loss is nan at step 7"):
+        with pytest.raises(FloatingPointError, match="nan at step 7; the checkpoint of step 6"):
             run("tokenizer", OFTEN, tmp_path)
     assert (tmp_path / "step-00000006.safetensors").exists()
     assert equal(run("tokenizer", RECIPE, tmp_path), run("tokenizer"))
+
+
+@both
+def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(loop, tmp_path, monkeypatch):
+    """The loss of that step is still finite: weights moved by it would be the last ones saved."""
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, slope):
+            return slope * float("nan")
+
+    original, calls = training.Run.backward, []
+
+    def backward(self, loss, **values):
+        calls.append(1)
+        original(self, Broken.apply(loss) if len(calls) == 7 else loss, **values)
+
+    with monkeypatch.context() as m:
+        m.setattr(training.Run, "backward", backward)
+        with pytest.raises(FloatingPointError, match="gradient's length is nan at step 7; the ch"):
+            run(loop, OFTEN, tmp_path)
+    assert sorted(p.name[5:13] for p in tmp_path.glob("step-*")) == ["00000005", "00000006"]
+    assert equal(run(loop, RECIPE, tmp_path), run(loop))
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        (torch.full((20, 4), 4), torch.zeros(20), r"code 4 at image 0, position 1 is outside 0..1"),
+        (torch.full((20, 4), -1), torch.zeros(20), "code -1 at image 0, position 1"),
+        (torch.zeros(20, 4), torch.zeros(20), "codes must be integers, got torch.float32"),
+        (codes(20), torch.full((20,), 9), r"label 9 at row 0 is outside 0\.\.3"),
+        (codes(20), torch.zeros(19), r"labels must be \[20\], got \(19,\)"),
+        (codes(20)[:, :3], torch.zeros(20), r"codes must be \[B, 4\], got \(20, 3\)"),
+        (codes(0), torch.zeros(0), "there are no images to train on"),
+    ],
+)
+def test_codes_and_labels_that_cannot_be_learned_are_named(rows, labels, message):
+    with pytest.raises(ValueError, match=message):
+        train_ar(ar(), rows if "integers" in message else rows.long(), labels.long(), RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (torch.zeros(20, 1, 8, 8), "images must be uint8, got torch.float32"),
+        (torch.zeros(20, 1, 9, 8).byte(), r"images must be \[B, 1, 8, 8\], got \(16, 1, 9, 8\)"),
+        (torch.zeros(20, 3, 8, 8).byte(), r"got \(16, 3, 8, 8\)"),
+    ],
+)
+def test_images_of_another_kind_are_refused(pictures, message):
+    with pytest.raises(ValueError, match=message):
+        train_tokenizer(tokenizer(), pictures, RECIPE)
+
+
+def test_measuring_takes_few_large_examples_at_once(monkeypatch):
+    """Memory is bounded whatever the size of an image; what is measured stays the same."""
+    model, labels, seen = tokenizer().eval(), torch.arange(50) % 3, []
+    whole = [torch.cat(list(training.encode(model, images()))),
+             training.reconstruction_error(model, images()),
+             position_bits(ar(), codes(), labels)]  # fmt: skip
+    monkeypatch.setattr(training, "PIXELS", 7 * 64)
+    monkeypatch.setattr(training, "LOGITS", 7 * 4 * 8)
+    model.encoder.register_forward_hook(lambda m, i, o: seen.append(len(o)))
+    few = [
+        torch.cat(list(training.encode(model, images()))),
+        training.reconstruction_error(model, images()),
+        position_bits(ar(), codes(), labels),
+    ]
+    assert max(seen) == 7 and sum(seen) == 100
+    assert torch.equal(few[0], whole[0]) and few[1] == pytest.approx(whole[1])
+    torch.testing.assert_close(few[2], whole[2], rtol=1e-5, atol=1e-6)
 
 
 @both
@@ -217,8 +293,14 @@ def test_evaluations_happen_at_the_named_steps_and_do_not_disturb():
     ("changes", "message"),
     [
         ({"steps": 0}, "steps and batch must be at least 1, got 0 and 16"),
-        ({"lr": 0.0}, "lr must be positive, got 0.0"),
-        ({"lr": float("nan")}, "lr must be positive, got nan"),
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
+        ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
+        ({"lr": float("inf")}, "lr must be positive and finite, got inf"),
+        ({"clip": -1.0}, "clip must be positive, got -1.0"),
+        ({"final_lr": 2.0}, "final_lr must be in .0, 1., got 2.0"),
+        ({"betas": (0.9, 1.5)}, "betas must be in .0, 1., got 1.5"),
+        ({"warmup": -1}, "warmup must be 0 or more, got -1"),
+        ({"validate_every": -1}, "validate_every must be 0 or more, got -1"),
         ({"ema": 1.0}, "ema must be in \\[0, 1\\), got 1.0"),
         ({"precision": "fp8"}, "precision must be auto, bf16 or fp32, got 'fp8'"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),

@@ -44,6 +44,7 @@ class Checkpoints:
     ) -> None:
         self.folder, self.parts, self.keep = folder, parts, keep
         self.configuration = json.loads(json.dumps(configuration))
+        self.last = 0  # step of the newest one that was written or read
         self.every, self.saved, self.stop = minutes * 60, time.monotonic(), False
 
     def save(self, step: int) -> None:
@@ -57,7 +58,11 @@ class Checkpoints:
             save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, header, FORMAT)
             for old in sorted(self.folder.glob("step-*.safetensors"))[: -self.keep]:
                 old.unlink()
-        self.saved = time.monotonic()
+        self.saved, self.last = time.monotonic(), step
+
+    def state(self) -> str:
+        """What an error may say of them."""
+        return f"the checkpoint of step {self.last} is kept" if self.last else "no checkpoint yet"
 
     def resume(self) -> int:
         """Load the newest readable checkpoint and return its step, 0 if there is none.
@@ -80,7 +85,8 @@ class Checkpoints:
                 _load(part, {k[start:]: v for k, v in tensors.items() if k[:start] == f"{name}."})
             step = int(header["step"])
             break
-        return distributed.agree(step, "the checkpoint to continue from")
+        self.last = distributed.agree(step, "the checkpoint to continue from")
+        return self.last
 
     def _check(self, path: Path, header: dict[str, str]) -> None:
         if header.get("format") != str(FORMAT):

@@ -146,10 +146,13 @@ def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
     """Memory-map a store.
 
     Raises:
+        FileNotFoundError: no such folder, or no store in it.
         ValueError: unknown format, damaged or truncated file; the message names the file.
     """
     folder = Path(folder)
     path = folder / "codes.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no code store: it has no codes.json")
     if (found := read_json(path)) and isinstance(found, dict) and found.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format {found.get('format')!r} is not {FORMAT}; encode the images again"

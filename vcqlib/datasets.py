@@ -68,7 +68,12 @@ class ImageSet:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1], same shape and device; 0 gives -1, 255 gives 1."""
+    """uint8 -> float32 in [-1, 1], same shape and device; 0 gives -1, 255 gives 1.
+
+    Raises ValueError for any other type: floats would be scaled once too often.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, got {images.dtype}")
     return images.to(torch.float32) / 127.5 - 1
 
 

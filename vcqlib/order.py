@@ -52,6 +52,8 @@ class Schedule:
     order: Order | None = None
 
     def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError("there are no images to train on")
         size, pieces = min(self.n, self.batch), self.processes * self.accumulate
         if size % pieces:
             raise ValueError(

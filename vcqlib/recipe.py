@@ -17,9 +17,7 @@ class Losses:
     """
 
     pixels: Literal["l2", "l1"] = "l2"  # error of the pixels: squared or absolute
-    perceptual: float = (
-        0.0  # weight of the distance in a network's features; 1 in the paper profile
-    )
+    perceptual: float = 0.0  # weight of the distance in a network's features; paper profile: 1
     adversarial: float = 0.0  # weight of the PatchGAN, from step 0; 0.1 in the paper profile
     adaptive: bool = False  # scale the adversarial term so that both gradients are equally long
     lecam: float = 0.001  # LeCam regularisation of the critic
@@ -66,15 +64,24 @@ class Recipe:
             raise ValueError(
                 f"steps and batch must be at least 1, got {self.steps} and {self.batch}"
             )
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"final_lr must be in [0, 1], got {self.final_lr}")
+        for name, value in (("ema", self.ema), *(("betas", beta) for beta in self.betas)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
         for name in ("accumulate", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "checkpoint_minutes", "validate_every",
+                     "sample_every"):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0..steps − 1."""

@@ -81,6 +81,7 @@ class Run:
     def __enter__(self) -> Run:
         r, quiet = self.recipe, {"disable": True} if distributed.rank() else {}
         with ExitStack() as stack:
+            stack.enter_context(memory_advice(self._advice()))
             stack.enter_context(own_randomness(self.device))
             stack.enter_context(self.checkpoints.watched())
             stack.enter_context(self.log)
@@ -93,9 +94,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        self._stack.close()
-        if error is not None and _out_of_memory(error):
-            raise MemoryError(self._advice()) from error
+        self._stack.__exit__(kind, error, trace)
         if error is None:
             if self.average:
                 self.average.copy_to_model()
@@ -136,22 +135,24 @@ class Run:
             self._sums[name] = self._sums.get(name, 0) + value.detach().float() / n
 
     def update(self) -> None:
-        """One update with clipped gradients; refuses a loss that is not a number."""
+        """One update with clipped gradients; refuses a loss or a gradient that is not finite."""
         r, loss = self.recipe, self._sums["loss"]
-        wishes = torch.tensor(self.checkpoints.wishes(), dtype=loss.dtype, device=loss.device)
-        loss, *wishes = distributed.mean(torch.cat([loss.view(1), wishes])).tolist()
-        self._stop, self._save = (wish > 0 for wish in wishes)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss} at step {self.step + 1}; last checkpoint kept: lower lr "
-                f"(now {r.lr})"
-            )
-        for group in self.optimiser.param_groups:
-            group["lr"] = r.lr_at(self.step)
-        nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
         if self.critic:
             distributed.average_gradients(self.critic)
-            nn.utils.clip_grad_norm_(self.critic.parameters(), r.clip)
+            norm = norm + nn.utils.clip_grad_norm_(self.critic.parameters(), r.clip)
+        found = torch.stack([loss, distributed.whole(norm).to(loss)])
+        wishes = torch.tensor(self.checkpoints.wishes()).to(loss)
+        loss, norm, *wishes = distributed.mean(torch.cat([found, wishes])).tolist()
+        self._stop, self._save = (wish > 0 for wish in wishes)
+        for what, value in (("loss", loss), ("the gradient's length", norm)):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{what} is {value} at step {self.step + 1}; {self.checkpoints.state()}: "
+                    f"lower lr (now {r.lr})"
+                )
+        for group in self.optimiser.param_groups:
+            group["lr"] = r.lr_at(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average:
@@ -280,7 +281,12 @@ def _need_compiler(device: torch.device) -> None:
         )
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or a CPU, into a MemoryError that says what to try."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(advice) from error
+        raise

@@ -30,6 +30,8 @@ __all__ = [
     "train_ar", "train_tokenizer",
 ]  # fmt: skip
 
+PIXELS, LOGITS = 2**25, 2**28  # entries measured at once, whatever the size of an example
+
 # Modules on which trained weights depend, for the keys of cached stages.
 SOURCES = (
     "training", "run", "recipe", "order", "ema", "losses", "checkpoints", "distributed",
@@ -56,6 +58,11 @@ def train_tokenizer(
         features: network of the perceptual loss, see `losses.Perceptual`.
         workers: processes that decode the images of a source.
         origin: JSON that says which images; checkpoints of other ones are refused.
+
+    Raises:
+        ValueError: images of another size or type; a checkpoint of another configuration.
+        FloatingPointError: loss or gradient not finite; says at which step.
+        MemoryError: says which batch size to try.
     """
     r, c, device = recipe, model.config, next(model.parameters()).device
     losses = ImageLosses(r.losses, c.channels, c.image_size, features).to(device)
@@ -122,11 +129,18 @@ def train_ar(
         held_out: codes int64 [M, T] and labels [M], whose bits at each position are logged.
         draw: model → uint8 images [n, C, H, W], written as a PNG every `sample_every` steps.
         origin: JSON that says which codes; checkpoints of other ones are refused.
+
+    Raises:
+        ValueError: codes or labels out of range, named; a checkpoint of another configuration.
+        FloatingPointError: loss or gradient not finite; says at which step.
+        MemoryError: says which batch size to try.
     """
     device, r = next(model.parameters()).device, recipe
     if isinstance(codes, Tensor):
         codes = codes.to(device)  # a few bytes a code
     labels = labels.to(device)
+    if isinstance(codes, Tensor) and codes.dtype not in (torch.int16, torch.int32):
+        model.check(codes, labels)  # those of a store were checked when it was written
     about = {"ar": model.config.to_dict(), "images": len(codes), "origin": origin}
     with Run("AR model", model, NextCode(model), r, folder, about) as run:
         parts = iter(run.schedule(len(codes)))
@@ -152,6 +166,11 @@ def train_ar(
     return model
 
 
+def _at_once(entries: int, each: int, at_most: int) -> int:
+    """How many examples of so many entries are measured at once."""
+    return max(1, min(at_most, entries // each))
+
+
 @torch.no_grad()
 def encode(
     model: Tokenizer, images: Tensor | Source, batch: int = 1000, at_most: int | None = None
@@ -161,7 +180,8 @@ def encode(
     model.eval()
     rows = torch.arange(min(len(images), at_most or len(images)))
     for part in stream(images, [Part(0, part) for part in rows.split(batch)]):
-        yield encode_batch(model, part.to(device))
+        few = _at_once(PIXELS, part[0].numel(), batch)
+        yield torch.cat([encode_batch(model, some.to(device)) for some in part.split(few)])
 
 
 @torch.no_grad()
@@ -182,7 +202,7 @@ def decode(model: Tokenizer, codes: Tensor, batch: int = 1000) -> Tensor:
 def reconstruction_error(model: Tokenizer, images: Tensor, batch: int = 1000) -> float:
     """Mean squared error of uint8 images [N, C, H, W], in units of [-1, 1] images."""
     device, total = next(model.parameters()).device, 0.0
-    for part in images.split(batch):
+    for part in images.split(_at_once(PIXELS, images[0].numel(), batch)):
         x = to_float(part.to(device))
         total += (model.decode(model.encode(x)) - x).square().mean().item() * len(x)
     return total / len(images)
@@ -196,6 +216,7 @@ def position_bits(
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     total = torch.zeros(codes.shape[1], dtype=torch.float64)
+    batch = _at_once(LOGITS, codes.shape[1] * model.config.vocabulary, batch)
     for c, y in zip(codes.split(batch), labels.split(batch), strict=True):
         losses = model.position_losses(c.to(device), y.to(device), own)
         total += losses.double().sum(0).cpu()
