@@ -7,14 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from vcqlib import command_files
+from vcqlib import command_files, training
 from vcqlib.cli import CONFIGURED, main
 from vcqlib.codes import open_codes
 from vcqlib.datasets import load_images
-from vcqlib.files import read_json
+from vcqlib.files import load_tensors, read_json
 from vcqlib.recipe import Recipe
+from vcqlib.run_folder import weights_digest
 
 QUICK = "--steps 4 --batch 16 --device cpu --validate-every 2 --sample-every 4"
 
@@ -105,7 +107,13 @@ def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, caps
         ("train ar --codes c0 --model huge --out a", "unknown AR model 'huge'"),
         ("encode --tokenizer c0 --out x", "c0 is no run folder"),
         ("sample --ar t0 --tokenizer t0", "t0 holds 'tokenizer', expected 'ar'"),
-        ("evaluate none.npz --dataset digits", "none.npz"),
+        ("evaluate none.npz", "none.npz does not exist"),
+        ("evaluate", "give the .npz files to evaluate"),
+        ("encode --tokenizer t0 --batch 0 --out x", "need batch >= 1 and workers >= 0, got 0"),
+        ("train ar --codes none --out a", "none is no code store"),
+        ("train ar --codes c0 --tokenizer none --out a", "none is no run folder"),
+        ("train ar --codes c0 --losses.adversarial 1 --out a", "options of `vcq train tokenizer`"),
+        ("train tokenizer --sizes 2 4 --length 3", "3"),
         ("train tokenizer --dataset parquet:none --image-size 8", "folder none does not exist"),
         ("train tokenizer --losses.perceptual 1", "needs --backbone-weights"),
         ("train tokenizer --batch 0", "at least 1"),
@@ -115,6 +123,52 @@ def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, caps
         assert main([*line.split(), *([] if "--device" in line else ["--device", "cpu"])]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_frees_its_folder(here, capsys):
+    line = f"train tokenizer --dataset synthetic:8x1 --n-images 40 --model mlp-tiny {QUICK} --out t"
+    assert main([*line.split(), "--accumulate", "3"]) == 2
+    assert "16 does not divide into 1 processes x 3" in capsys.readouterr().err
+    assert main([*line.split(), "--lr", "1e30"]) == 2
+    assert "no checkpoint yet: lower lr (now 1e+30)" in capsys.readouterr().err
+    assert main([*line.split(), "--lr", "1e30", "--checkpoint-minutes", "0"]) == 2
+    assert "the checkpoint of step 1 is kept" in capsys.readouterr().err
+    assert main(line.split()) == 2  # now there is something to lose
+    assert "t holds another run (recipe.lr 1e+30 there" in capsys.readouterr().err
+
+
+def test_equal_tokenizers_are_one_whatever_the_bytes_of_their_files(here):
+    """safetensors writes its header in any order: the digest is that of the tensors."""
+    line = f"train tokenizer --dataset synthetic:8x1 --n-images 40 --model mlp-tiny {QUICK}"
+    vcq(f"{line} --out t")
+    weights = here / "t/weights.safetensors"
+    before, raw = weights_digest(here / "t"), weights.read_bytes()
+    info = load_tensors(weights, None)[1]
+    for order in (1, -1):
+        header = {"format": info["format"], "sha256": before}
+        text = json.dumps(dict([*header.items()][::order]), separators=(",", ":")).encode()
+        start = raw.index(b'{"', 10)
+        end = raw.index(b"}", start) + 1
+        assert len(text) == end - start
+        weights.write_bytes(raw[:start] + text + raw[end:])
+        assert weights_digest(here / "t") == before
+        load_tensors(weights)
+    vcq(f"{line} --seed 1 --out u")
+    assert weights_digest(here / "u") != before
+
+
+def test_too_little_memory_names_the_batch_to_try(here, capsys, monkeypatch):
+    line = "--dataset synthetic:8x1 --n-images 40 --model mlp-tiny --length 3 --k-max 4"
+    vcq(f"train tokenizer {line} {QUICK} --out t")
+
+    def greedy(*arguments):
+        torch.empty(2**55)  # 128 PiB
+
+    monkeypatch.setattr(training, "encode_batch", greedy)
+    line = "encode --tokenizer t --out c --batch 32 --device cpu"
+    assert main(line.split()) == 2
+    assert "out of memory with 32 images at a time: try --batch 16" in capsys.readouterr().err
+    assert not (here / "c").exists()
 
 
 def test_a_config_file_gives_options_and_the_command_line_wins(here, capsys):

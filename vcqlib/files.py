@@ -170,6 +170,20 @@ def load_tensors(
     return tensors, info
 
 
+def tensors_digest(path: str | Path) -> str:
+    """The SHA-256 in the header of a file that `save_tensors` wrote: equal for equal tensors.
+
+    That of the file's bytes is not, since safetensors writes its header in any order.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {})[SEAL]
+    except (SafetensorError, KeyError):
+        raise ValueError(f"{path} is damaged: its header gives no SHA-256") from None
+
+
 def _tensor_digest(tensors: Mapping[str, Tensor], info: Mapping[str, str]) -> str:
     """SHA-256 over names, types, shapes, values and the header's other entries."""
     import torch

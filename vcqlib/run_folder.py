@@ -25,7 +25,7 @@ from torch import nn
 from . import __version__, distributed
 from .autoregressive import ARConfig, ARModel
 from .checkpoints import differences, save_weights
-from .files import load_tensors, read_record, sha256_file, write_json, write_record
+from .files import load_tensors, read_record, tensors_digest, write_json, write_record
 from .recipe import Recipe
 from .tokenizer import Tokenizer, TokenizerConfig
 
@@ -38,7 +38,8 @@ def run_folder(
 ) -> Iterator[Callable[[nn.Module], None] | None]:
     """Write config.json, then yield a function that takes the trained model and writes the rest.
 
-    Yields None if this very run is already finished.
+    Yields None if this very run is already finished. A run that fails before its first checkpoint
+    leaves no config.json, so that the folder is free for another try.
 
     Raises:
         ValueError: the folder holds another run; the differences are listed.
@@ -46,7 +47,7 @@ def run_folder(
     config = {"kind": kind, "recipe": recipe.identity(), **about}
     config["habits"] = {k: v for k, v in asdict(recipe).items() if k not in config["recipe"]}
     first, start = distributed.rank() == 0, time.time()
-    if (folder / "config.json").is_file():
+    if held := (folder / "config.json").is_file():
         before = read_record(folder / "config.json", unsealed=True)
         before |= {"habits": config["habits"]}
         if wrong := differences(before, json.loads(json.dumps(config))):
@@ -77,7 +78,12 @@ def run_folder(
         write_json(folder / "run.json", record)
         print(f"{folder}: {kind}, {recipe.steps:,} steps, {seconds:.0f} s in this start")
 
-    yield finish
+    try:
+        yield finish
+    except Exception:
+        if first and not held and not any(folder.glob("step-*.safetensors")):
+            (folder / "config.json").unlink()
+        raise
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -116,11 +122,12 @@ def _load(folder: Path, model: Any, device: torch.device) -> Any:
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of a run's weights, which ties codes to the tokenizer that made them."""
-    return sha256_file(folder / WEIGHTS)
+    return tensors_digest(folder / WEIGHTS)
 
 
 def check_tokenizer(folder: Path, codes: dict[str, Any]) -> None:
     """Refuse a tokenizer other than the one that wrote the codes (their sidecar's `info`)."""
+    read_config(folder, "tokenizer")
     ours, theirs = weights_digest(folder)[:12], codes["tokenizer"]["sha256"][:12]
     if ours != theirs:
         raise ValueError(

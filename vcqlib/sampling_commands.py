@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from .files import atomic_path, write_json
 from .progress import bar
-from .training_commands import Device
+from .training_commands import Device, fewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,7 @@ def sample(
     """
     from .datasets import write_sheet
     from .distributed import processes
+    from .run import memory_advice
     from .run_folder import check_tokenizer, load_ar, load_tokenizer, read_config
     from .sampling import batches, draw
 
@@ -72,7 +73,7 @@ def sample(
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "cfg_scale": cfg_scale,
         "guidance": guidance, "guidance_power": guidance_power,
     }  # fmt: skip
-    with processes(device) as place:
+    with processes(device) as place, memory_advice(fewer(batch)):
         model, decoder = load_ar(ar, place), load_tokenizer(tokenizer, place)
         c = decoder.config
         parts = list(batches(first, n_samples, model.config.classes, batch))
@@ -139,6 +140,11 @@ def evaluate(
     from .files import read_json
     from .loaders import read_images
 
+    if not samples:
+        raise ValueError("give the .npz files to evaluate")
+    for path in samples:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist")
     beside = samples[0].with_suffix(".json")
     if dataset is None and reference is None:
         if not beside.is_file():
@@ -149,15 +155,20 @@ def evaluate(
         raise ValueError(f"a reference file holds Inception moments, not those of {name!r}")
     with processes(device) as place:
         extract = extractors.load_extractor(name, str(place), weights)
-        parts, side = [], None
+        parts, shape = [], (0, 0, 0)
         for images in _read_samples(samples):
             parts.append(extract(images))
-            side = images.shape[-1]
+            shape = images.shape[1:]
         made = np.concatenate(parts)
         real = None
         if dataset is not None:
-            held_out = read_images(dataset, "test", n_reference, image_size or side)
-            real = extract(held_out.images)
+            held_out = read_images(dataset, "test", n_reference, image_size or shape[-1]).images
+            if len(held_out[0]) != shape[0]:
+                raise ValueError(
+                    f"{dataset} has images of {len(held_out[0])} channels, the samples have "
+                    f"{shape[0]}: give the data set that they imitate"
+                )
+            real = extract(held_out)
     rows: dict[str, float | int | str] = {"extractor": extract.label, "samples": len(made)}
     moments = evaluation.moments(made, "samples")
     if reference:

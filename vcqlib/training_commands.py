@@ -25,6 +25,7 @@ TOKENIZER = Recipe(3000, 128, lr=2e-3, validate_every=500, sample_every=500)
 AR = Recipe(
     1000, 64, lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, validate_every=250, sample_every=250
 )
+TOO_LARGE = "out of memory beside the steps: choose a smaller --model"
 HELD_OUT = 5000  # rows of held-out codes that are measured, at most
 
 
@@ -37,7 +38,7 @@ def train_tokenizer(
     held_out: int = 2000,
     model: str = "mlp",
     schedule: str = "loglinear",
-    length: int = 16,
+    length: int | None = None,
     k_max: int = 256,
     k_min: int = 2,
     ramp: int | None = None,
@@ -66,13 +67,14 @@ def train_tokenizer(
         augment: random crops and mirror images.
         held_out: images of the test split on which the error is measured; 0: none.
         model: size: mlp, mlp-tiny, vit-tiny, vit-s, vit-b or vit-l.
-        schedule: how K_t grows: uniform, loglinear, doubling, linear, quadratic, cosine, matched.
-        length: positions T.
+        schedule: how K_t grows: uniform, loglinear, doubling, linear, quadratic, cosine; or a
+            control: matched, reversed.
+        length: positions T; default: 16, or as many as `sizes` has.
         k_max: rows of the codebook, and the largest K_t.
         k_min: the smallest K_t.
         ramp: position at which K_max is reached; default: the last.
         power: exponent of the log-linear ramp.
-        of: the schedule whose mean rate `matched` takes.
+        of: the schedule whose mean rate `matched` takes, or that `reversed` flips.
         sizes: K_1 … K_T themselves, in place of a schedule.
         code_dim: width of a code vector.
         balance: keep positions with few codes from collapsing (centred, scaled vectors).
@@ -91,15 +93,17 @@ def train_tokenizer(
     from .distributed import processes
     from .loaders import open_images, read_images
     from .losses import Backbone
+    from .run import memory_advice
     from .run_folder import run_folder
     from .schedules import codebook_sizes
     from .tokenizer import PRESETS, Tokenizer, TokenizerConfig
 
     preset = _preset("tokenizer", model, PRESETS)
-    k = codebook_sizes(sizes or schedule, len(sizes) or length, k_max, k_min, ramp, power, of)
+    length = len(sizes) or 16 if length is None else length
+    k = codebook_sizes(sizes or schedule, length, k_max, k_min, ramp, power, of)
     if recipe.losses.perceptual and backbone_weights is None:
         raise ValueError("--losses.perceptual needs --backbone-weights FILE")
-    with processes(device) as place:
+    with processes(device) as place, memory_advice(TOO_LARGE):
         data = open_images(dataset, n_images, image_size, augment)
         images = data.images if isinstance(data, ImageSet) else data
         channels, size = (images.shape[1], images.shape[-1]) if images is not data else (
@@ -163,13 +167,16 @@ def encode(
     from .loaders import open_source, stream
     from .order import Part
     from .progress import bar
+    from .run import memory_advice
     from .run_folder import load_tokenizer, read_config, weights_digest
     from .training import encode_batch
 
+    if batch < 1 or workers < 0:
+        raise ValueError(f"need batch >= 1 and workers >= 0, got {batch} and {workers}")
     trained = read_config(tokenizer, "tokenizer")["data"]
     named = dataset or trained["dataset"]
     own = split == "train" and named == trained["dataset"]
-    with processes(device) as place:
+    with processes(device) as place, memory_advice(fewer(batch)):
         model = load_tokenizer(tokenizer, place)
         count = trained["n_images"] if own else None
         size = model.config.image_size
@@ -198,6 +205,7 @@ def train_ar(
     model: str = "tiny",
     dropout: float = 0.1,
     label_dropout: float = 0.1,
+    restricted_head: bool = False,
     device: Device = "auto",
     recipe: Annotated[Recipe, arg(name="")] = AR,
     config: Path | None = None,
@@ -212,6 +220,7 @@ def train_ar(
         model: size: nano, tiny, small, B, L or XL.
         dropout: share of activations dropped in training.
         label_dropout: share of labels dropped in training, which guidance needs.
+        restricted_head: position t computes and learns its first K_t codes only.
         device: auto takes a GPU if there is one.
         config: YAML file with values for these options; what the command line says wins.
     """
@@ -221,16 +230,20 @@ def train_ar(
     from .autoregressive import PRESETS, ARConfig, ARModel
     from .codes import open_codes, resident
     from .distributed import processes
+    from .run import memory_advice
     from .run_folder import run_folder
 
     preset = _preset("AR model", model, PRESETS)
+    if recipe.losses != AR.losses:
+        raise ValueError("--losses.… are options of `vcq train tokenizer`")
     store = open_codes(codes)
     test = _measured(store, held_out, codes) if held_out else None
-    with processes(device) as place:
+    with processes(device) as place, memory_advice(TOO_LARGE):
         info = store.info
         settings = ARConfig(
             store.sizes, info["tokenizer"]["num_codes"], len(info["classes"]),
-            dropout=dropout, label_dropout=label_dropout, **preset,
+            dropout=dropout, label_dropout=label_dropout, restricted_head=restricted_head,
+            **preset,
         )  # fmt: skip
         torch.manual_seed(recipe.seed)
         net = ARModel(settings).to(place)
@@ -276,6 +289,13 @@ def _artist(folder: Path, store: CodeStore, device: torch.device) -> Any:
         return draw(model, decoder, labels, reverse=store.info["reversed"]).images
 
     return artist
+
+
+def fewer(batch: int) -> str:
+    """What to try when so many images at once do not fit into memory."""
+    if batch == 1:
+        return "out of memory with one image at a time: it needs a larger GPU, or --device cpu"
+    return f"out of memory with {batch} images at a time: try --batch {batch // 2}"
 
 
 def _preset(kind: str, name: str, presets: dict[str, dict]) -> dict:
