@@ -13,7 +13,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 _COLOURS = sns.color_palette("colorblind").as_hex()
 ARM_COLOURS = {
@@ -110,6 +110,9 @@ def lines(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if log_x:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # never crowded, never without one
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     if len(curves) > 1:
         ax.legend()
     return figure
