@@ -110,7 +110,8 @@ def lines(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if log_x:
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # never crowded, never without one
+        narrow = max(x) < 300 * min(x)  # the tens alone would be too few labels
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.xaxis.set_minor_formatter(NullFormatter())
     if len(curves) > 1:
