@@ -108,6 +108,7 @@ def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, caps
         ("encode --tokenizer c0 --out x", "c0 is no run folder"),
         ("sample --ar t0 --tokenizer t0", "t0 holds 'tokenizer', expected 'ar'"),
         ("evaluate none.npz", "none.npz does not exist"),
+        ("evaluate t0/weights.safetensors --dataset digits", "is no .npz file, or was cut short"),
         ("evaluate", "give the .npz files to evaluate"),
         ("encode --tokenizer t0 --batch 0 --out x", "need batch >= 1 and workers >= 0, got 0"),
         ("train ar --codes none --out a", "none is no code store"),

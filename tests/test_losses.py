@@ -125,6 +125,12 @@ def test_a_backbone_reads_a_weights_file_and_nothing_else(tmp_path):
         Backbone("resnet18", tmp_path / "net.pth")
     with pytest.raises(FileNotFoundError, match="no weights of vgg16"):
         Backbone("vgg16", tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="net.pth does not hold the weights of alexnet"):
+        Backbone("alexnet", tmp_path / "net.pth")
+    for junk in (b"", b"hello", (tmp_path / "net.pth").read_bytes()[:-500]):
+        (tmp_path / "junk.pth").write_bytes(junk)
+        with pytest.raises(ValueError, match="junk.pth is damaged, or no file of weights alone"):
+            Backbone("alexnet", tmp_path / "junk.pth")
 
 
 def test_bad_losses_are_named():

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .files import load_foreign
 from .vendored import read_vendored, unknown_name
 
 BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit
@@ -221,7 +222,7 @@ def _inception(device: str, weights: str | Path | None) -> BatchedExtractor:
         raise ImportError(
             "the extractor 'inception' needs torch-fidelity: pip install torch-fidelity"
         ) from None
-    torch.load(path, map_location="cpu", weights_only=True)  # refuse what is more than tensors
+    load_foreign(path)  # refuse what is more than tensors
     model = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
     ).to(device)

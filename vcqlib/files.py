@@ -170,6 +170,22 @@ def load_tensors(
     return tensors, info
 
 
+def load_foreign(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of someone else's `torch.save` file, and nothing else that it may hold.
+
+    Raises ValueError naming the file if it is damaged or holds more than tensors;
+    FileNotFoundError if there is none.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # a damaged file fails in as many ways as there are readers
+        raise ValueError(f"{path} is damaged, or no file of weights alone") from None
+
+
 def tensors_digest(path: str | Path) -> str:
     """The SHA-256 in the header of a file that `save_tensors` wrote: equal for equal tensors.
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import distributed
+from .files import load_foreign
 from .recipe import Losses
 
 
@@ -53,7 +54,11 @@ class Backbone(nn.Module):
 
     Args:
         name: "vgg16", "vgg19", "alexnet" or another one with a sequential `features`.
-        weights: file with the classifier's state_dict, read with weights_only=True.
+        weights: file with the classifier's state_dict, read as tensors alone.
+
+    Raises:
+        ValueError: an unknown network or one without `features`; other weights, or no weights.
+        FileNotFoundError: no such file.
     """
 
     def __init__(self, name: str, weights: str | Path) -> None:
@@ -68,8 +73,10 @@ class Backbone(nn.Module):
             raise ValueError(f"{name} has no sequential `features`: use vgg16, vgg19 or alexnet")
         if not Path(weights).is_file():
             raise FileNotFoundError(f"no weights of {name} at {weights}")
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        model.load_state_dict(state, assign=True)
+        try:
+            model.load_state_dict(load_foreign(weights), assign=True)
+        except (RuntimeError, TypeError):
+            raise ValueError(f"{weights} does not hold the weights of {name}") from None
         self.layers = model.features
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225])[:, None, None])

@@ -200,11 +200,13 @@ def _read_samples(paths: tuple[Path, ...]) -> Iterator[Tensor]:
     """uint8 [n, C, H, W] of each file.
 
     Raises:
-        ValueError: a file without arr_0 uint8 [n, H, W, C].
+        ValueError: no .npz file, or one without arr_0 uint8 [n, H, W, C].
     """
     import torch
 
     for path in paths:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is no .npz file, or was cut short")
         with np.load(path, allow_pickle=False) as file:
             if "arr_0" not in file.files:
                 raise ValueError(f"{path} has no arr_0, only {', '.join(file.files) or 'nothing'}")
