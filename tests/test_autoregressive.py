@@ -245,6 +245,39 @@ def test_guidance_combines_the_two_predictions():
     assert torch.equal(mixed.argmax(-1), greedy)
 
 
+def test_the_steps_of_sampling_come_in_the_stated_order():
+    """Against a plain reading on the logits of the full pass; two other orders give other codes."""
+    model, labels = make(), torch.arange(300) % 4
+    none, temperature = torch.full_like(labels, model.null_label), 1.7
+    scales = guidance_scales(2.5, 5, "cosine")
+    chances = torch.rand(300, 5, generator=seeded())
+
+    def mask(logits, t):
+        beyond = torch.arange(8) >= SIZES[t]
+        return logits.masked_fill(beyond, -math.inf)
+
+    def cut(logits):
+        return filter_logits(logits, top_k=3, top_p=0.8)
+
+    orders = {
+        "stated": lambda x, t: cut(mask(x / temperature, t)),
+        "cut before mask": lambda x, t: mask(cut(x / temperature), t),
+        "cut before temperature": lambda x, t: cut(mask(x, t)) / temperature,
+    }
+    drawn = {}
+    for name, order in orders.items():
+        codes = torch.zeros(300, 5, dtype=torch.int64)
+        for t in range(5):
+            free = model.logits(codes, none)[:, t]
+            guided = free + scales[t] * (model.logits(codes, labels)[:, t] - free)
+            last = order(guided, t)
+            codes[:, t] = draw(last.nan_to_num(neginf=-1e9), chances[:, t]) % SIZES[t]
+        drawn[name] = codes
+    found = model.generate(labels, temperature, 3, 0.8, 2.5, "cosine", generator=seeded())
+    assert (found == drawn.pop("stated")).all(1).float().mean() > 0.99  # rounding at an edge
+    assert all((found == other).all(1).float().mean() < 0.9 for other in drawn.values())
+
+
 def test_guidance_scale_one_changes_nothing():
     model, (_, labels) = make(), data(50)
     plain = model.generate(labels, generator=seeded())

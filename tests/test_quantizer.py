@@ -206,6 +206,9 @@ def test_usage_counts_what_was_seen_in_training():
     torch.testing.assert_close(vq.mean_vectors(), mean, atol=1e-5, rtol=1e-5)
     vq.eval()(z)
     assert torch.equal(vq.usage().counts, expected)  # eval does not count
+    vq.counts += 2**60  # far beyond what 32 bits or a float hold
+    vq.count(codes)
+    assert torch.equal(vq.usage().counts, 2 * expected + 2**60)
     vq.reset_usage()
     assert vq.usage().counts.sum() == 0 and (vq.mean_vectors() == 0).all()
 

@@ -483,6 +483,32 @@ def test_codes_on_disk_train_what_codes_in_memory_train(tmp_path):
     assert equal(train_ar(ar(), store, labels, RECIPE).state_dict(), run("ar"))
 
 
+def test_tensorboard_is_given_what_the_log_holds(tmp_path, monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    seen = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            seen.append((folder, purge_step))
+
+        def add_scalar(self, tag, value, step):
+            seen.append((tag, value, step))
+
+        def close(self):
+            seen.append("closed")
+
+    package = SimpleNamespace(SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    labels = torch.arange(50) % 3
+    recipe = Recipe(2, 16, 1e-3, log_every=2, validate_every=2, tensorboard=True)
+    train_ar(ar(), codes(), labels, recipe, tmp_path, held_out=(codes(), labels))
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    bits = [(f"held_out_bits/{t}", b, 2) for t, b in enumerate(line["held_out_bits"], start=1)]
+    assert seen == [(str(tmp_path / "tensorboard"), 1), ("bits", line["bits"], 2), *bits, "closed"]
+
+
 def test_tensorboard_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
     import sys
 
