@@ -1,11 +1,11 @@
 """What surrounds the loss in a training loop: update, average, checkpoints, log, progress.
 
 with Run("AR model", model, network, recipe, folder, about) as run:
-    rows = run.rows(len(codes))
+    parts = iter(run.schedule(len(codes)))
     for step in run.steps():
-        for part in run.parts(rows):  # accumulated, shared among processes
-            run.backward(run.network(codes[part]))
-        run.update()  # refuses NaN
+        for _, rows in run.parts(parts):  # accumulated, shared among processes
+            run.backward(run.network(codes[rows]))
+        run.update()  # refuses what is not finite
         run.note(loss=run.loss)
         run.finish()  # log, bar, checkpoint
 """
