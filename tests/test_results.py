@@ -51,6 +51,20 @@ def test_every_run_of_the_main_group_clears_its_floors(cpu):
     assert below == []
 
 
+def test_the_uniform_tokenizer_of_all_images_reaches_the_reconstruction_asked_for(cpu):
+    (record,) = [r for r in cpu if (r["group"], r["arm"]) == ("n60000", "uniform")]
+    assert record["config"]["n_images"] == 60_000
+    assert record["measures"]["reconstruction"]["mse"] <= 0.04
+
+
+def test_the_long_training_goes_on_until_the_held_out_likelihood_has_turned(cpu):
+    long = [r for r in cpu if r["group"] == "long"]
+    assert {r["arm"] for r in long} == {"uniform", "loglinear", "matched"}
+    for r in long:
+        bits = [sum(point["held_out"]) for point in r["measures"]["curve"]]
+        assert bits[-1] > min(bits), r["arm"]
+
+
 def test_a_record_says_where_it_comes_from(cpu):
     for r in cpu:
         assert r["hardware"]["cores"] and r["versions"]["torch"]
