@@ -178,6 +178,13 @@ def test_images_of_another_kind_are_refused(pictures, message):
         train_tokenizer(tokenizer(), pictures, RECIPE)
 
 
+def test_a_sharded_codebook_is_trained_by_gradients_only():
+    settings = dict(revive=2, width=16, depth=1)
+    model = Tokenizer(TokenizerConfig(SIZES, 8, 8, 1, 4, **settings))
+    with pytest.raises(ValueError, match="by gradients only: no codebook_ema, no revive"):
+        train_tokenizer(model, images(), Recipe(2, 16, 1e-3, shard=True))
+
+
 def test_measuring_takes_few_large_examples_at_once(monkeypatch):
     """Memory is bounded whatever the size of an image; what is measured stays the same."""
     model, labels, seen = tokenizer().eval(), torch.arange(50) % 3, []

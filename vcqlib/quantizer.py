@@ -284,7 +284,8 @@ class VariableCodebookQuantizer(nn.Module):
             self.codebook.copy_(torch.where(uses[:, None] > 0, mean, self.codebook))
         if self.revive:
             at_home = self.home[codes] == torch.as_tensor(self.sizes, device=codes.device)
-            self.recent.index_add_(0, flat, at_home.flatten().long())
+            uses = torch.zeros_like(self.recent).index_add_(0, flat, at_home.flatten().long())
+            self.recent += _over_ranks(uses)
             self.age += 1
 
     @torch.no_grad()
@@ -293,7 +294,7 @@ class VariableCodebookQuantizer(nn.Module):
         age = int(self.age)
         if age == 0 or age % self.revive:
             return
-        self.place(z, _over_ranks(self.recent) == 0, seed=age)  # a resumed run draws the same
+        self.place(z, self.recent == 0, seed=age)  # a resumed run draws the same
         self.recent.zero_()
 
     @torch.no_grad()

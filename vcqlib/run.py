@@ -60,8 +60,9 @@ class Run:
             network.compile()
         self.network = distributed.wrap(network, recipe.shard)
         self.critic = critic
-        weights = [*model.parameters(), *(critic.parameters() if critic else ())]
-        self.optimiser = adamw(weights, recipe)
+        # a group each: sharded and whole weights do not go through one fused step
+        self.trained = [model, *([critic] if critic else [])]
+        self.optimiser = adamw([{"params": list(m.parameters())} for m in self.trained], recipe)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         parts = {"model": model, "optimiser": self.optimiser}
         parts |= {"critic": critic} if critic else {}
@@ -137,11 +138,10 @@ class Run:
     def update(self) -> None:
         """One update with clipped gradients; refuses a loss or a gradient that is not finite."""
         r, loss = self.recipe, self._sums["loss"]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
         if self.critic:
             distributed.average_gradients(self.critic)
-            norm = norm + nn.utils.clip_grad_norm_(self.critic.parameters(), r.clip)
-        found = torch.stack([loss, distributed.whole(norm).to(loss)])
+        norms = [nn.utils.clip_grad_norm_(m.parameters(), r.clip) for m in self.trained]
+        found = torch.stack([loss, sum(distributed.whole(norm).to(loss) for norm in norms)])
         wishes = torch.tensor(self.checkpoints.wishes()).to(loss)
         loss, norm, *wishes = distributed.mean(torch.cat([found, wishes])).tolist()
         self._stop, self._save = (wish > 0 for wish in wishes)
@@ -255,8 +255,8 @@ class Log:
                 self.board.add_scalar(tag, scalar, step)
 
 
-def adamw(weights: Iterable[Tensor], r: Recipe) -> torch.optim.AdamW:
-    """Fused AdamW with the recipe's settings."""
+def adamw(weights: Iterable[Any], r: Recipe) -> torch.optim.AdamW:
+    """Fused AdamW with the recipe's settings, of weights or groups of weights."""
     return torch.optim.AdamW(
         weights, lr=r.lr, betas=r.betas, weight_decay=r.weight_decay, fused=True
     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import distributed
 from .autoregressive import ARModel
 from .codes import take
 from .datasets import to_float, to_uint8
@@ -65,6 +66,8 @@ def train_tokenizer(
         MemoryError: says which batch size to try.
     """
     r, c, device = recipe, model.config, next(model.parameters()).device
+    if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
+        raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
     losses = ImageLosses(r.losses, c.channels, c.image_size, features).to(device)
     about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin}
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
@@ -90,8 +93,9 @@ def train_tokenizer(
                 run.picture(torch.cat([shown, rebuilt]))
             run.finish()
     model.quantizer.reset_usage()
-    for codes in encode(model, images, at_most=10_000):
-        model.quantizer.count(codes)
+    with distributed.gathered(run.network):
+        for codes in encode(model, images, at_most=10_000):
+            model.quantizer.count(codes)
     return model
 
 
