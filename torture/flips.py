@@ -125,7 +125,7 @@ def _run_folder(flip: Callable[..., None], folder: Path) -> None:
     about, cpu = {"tokenizer": CONFIG.to_dict()}, torch.device("cpu")
     with (
         contextlib.redirect_stdout(io.StringIO()),
-        run_folder(folder / "run", "tokenizer", about, Recipe(1, 1), cpu) as finish,
+        run_folder(folder / "run", "tokenizer", about, Recipe(1, 1, lr=1e-3), cpu) as finish,
     ):
         finish(Tokenizer(CONFIG))
     for name in ("config.json", WEIGHTS):
