@@ -141,7 +141,7 @@ def _declared(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return jobs.CHAPTER[1:] if "05" in arguments else ()
 
 
-def _processes(runner: subprocess.Popen) -> list[tuple[str, psutil.Process]]:
+def processes(runner: subprocess.Popen) -> list[tuple[str, psutil.Process]]:
     """The runner itself and what works below it, by name; nothing once it has ended."""
     found = []
     with contextlib.suppress(psutil.Error):
@@ -155,13 +155,13 @@ def _processes(runner: subprocess.Popen) -> list[tuple[str, psutil.Process]]:
 
 def _wait_for(name: str, runner: subprocess.Popen) -> None:
     """Until a process of this name works below the runner, or the runner has ended."""
-    while runner.poll() is None and name not in dict(_processes(runner)):
+    while runner.poll() is None and name not in dict(processes(runner)):
         time.sleep(0.05)
 
 
 def _kill(runner: subprocess.Popen, rng: random.Random) -> str:
     """kill -9 of the runner or of a process below it, chosen by the seed; its name."""
-    target, process = rng.choice(_processes(runner) or [("runner", runner)])
+    target, process = rng.choice(processes(runner) or [("runner", runner)])
     try:
         process.kill()
     except psutil.Error:  # it ended by itself meanwhile

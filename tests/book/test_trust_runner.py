@@ -14,6 +14,7 @@ import pytest
 from runner.profiles import Profile
 from runner.report import Run
 from throwaway import ROOT, Throwaway
+from torture.kills import processes
 
 
 def eventually(condition, seconds: float = 300) -> bool:
@@ -91,3 +92,25 @@ def test_a_target_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     done = book.build("tiny", "--no-html", "--out", os.fspath(tmp_path / "file" / "out"))
     assert done.returncode == 1 and done.stderr.startswith("failed: ")
     assert done.stderr.count("\n") == 1 and "file" in done.stderr
+
+
+@pytest.mark.parametrize("victim", ["runner", "jupyter-book"])
+def test_a_kill_during_jupyter_book_leaves_no_process_and_no_wait(tmp_path, victim) -> None:
+    book = Throwaway(tmp_path)
+    book.like_the_real_one()
+    command = [sys.executable, str(ROOT / "book" / "build.py"), "tiny", "--book", str(book.book)]
+    runner = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def pages() -> list[psutil.Process]:
+        return [process for name, process in processes(runner) if name == "jupyter-book"]
+
+    assert eventually(lambda: pages() or runner.poll() is not None) and pages()
+    time.sleep(1)  # its helper, sphinx-sitemap's, has started
+    below = pages()
+    (runner if victim == "runner" else below[0]).kill()
+    assert runner.wait(timeout=60) == (-9 if victim == "runner" else 1)
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert alive == []
+    assert book.build().returncode == 0
