@@ -15,8 +15,8 @@ import pytest
 from vcqlib.files import read_record
 
 ROOT = Path(__file__).resolve().parents[1]
-SLICES = {"kills": 4, "disk": 0, "flips": 2, "fuzz": 12, "hostile": 1, "load": 200_000,
-          "continuity": 1}  # fmt: skip
+SLICES = {"kills": 4, "disk": 0, "flips": 2, "determinism": 1, "fuzz": 12, "hostile": 1,
+          "load": 200_000, "continuity": 1}  # fmt: skip
 OF_OURS = ("vcqlib", "book", "benchmarks", "data", "torture", "tests")
 
 
