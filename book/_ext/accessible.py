@@ -16,6 +16,8 @@ REPAIRS = [
     ),
     # empty-table-header: pandas heads its index with empty cells.
     (r"<th(| [^>]*)>(?:\s|&nbsp;|&#160;)*</th>", r"<td\1></td>"),
+    # scrollable-region-focusable: wide tables scroll, with the keyboard too.
+    (r'<table border="1" class="dataframe"', r'\g<0> tabindex="0"'),
     # aria-required-children: a list of references is a list of list items.
     (r'(<div class="citation"[^>]*) role="doc-biblioentry"', r'\1 role="listitem"'),
 ]
