@@ -70,7 +70,8 @@ def _nearest(part: Tensor, table: Tensor, bias: Tensor | None, scores: Tensor) -
     more than the products.
     """
     k = table.shape[1]
-    width = k if k <= 2 * CHUNK else -(-k // CHUNK) * CHUNK
+    chunked = k > 2 * CHUNK
+    width = -(-k // CHUNK) * CHUNK if chunked else k
     block = min(len(part), max(1, len(scores) // width))
     scores = scores[: block * width].view(block, width)
     scores[:, k:] = -torch.inf
@@ -81,7 +82,7 @@ def _nearest(part: Tensor, table: Tensor, bias: Tensor | None, scores: Tensor) -
             torch.mm(rows, table, out=score[:, :k])
         else:
             torch.addmm(bias, rows, table, out=score[:, :k])
-        if width == k:
+        if not chunked:
             found.append(score.argmax(-1))
             continue
         chunks = score.view(len(rows), -1, CHUNK)
