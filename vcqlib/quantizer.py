@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .schedules import LARGEST
 
 BLOCK = 2**20  # entries of one block of the score matrix (4 MiB in fp32: it stays in the cache)
+SHORT = 2**16  # entries of a score matrix for which one argmax costs less than several calls
 CHUNK = 128  # columns whose largest score is found at once; argmax alone is ten times slower
 
 
@@ -69,19 +70,21 @@ def _nearest(part: Tensor, table: Tensor, bias: Tensor | None, scores: Tensor) -
     Works in the memory of `scores`, in blocks: memory from the system for each of them would cost
     more than the products.
     """
-    k = table.shape[1]
-    chunked = k > 2 * CHUNK
+    k, n = table.shape[1], len(part)
+    chunked = min(n * k, BLOCK) > SHORT and k > 2 * CHUNK
     width = -(-k // CHUNK) * CHUNK if chunked else k
-    block = min(len(part), max(1, len(scores) // width))
+    block = min(n, max(1, len(scores) // width))
     scores = scores[: block * width].view(block, width)
-    scores[:, k:] = -torch.inf
+    if width > k:
+        scores[:, k:] = -torch.inf
     found = []
     for rows in part.split(block):
         score = scores[: len(rows)]
+        inside = score[:, :k] if width > k else score
         if bias is None:
-            torch.mm(rows, table, out=score[:, :k])
+            torch.mm(rows, table, out=inside)
         else:
-            torch.addmm(bias, rows, table, out=score[:, :k])
+            torch.addmm(bias, rows, table, out=inside)
         if not chunked:
             found.append(score.argmax(-1))
             continue
@@ -89,7 +92,7 @@ def _nearest(part: Tensor, table: Tensor, bias: Tensor | None, scores: Tensor) -
         best = chunks.amax(-1).argmax(-1)  # the first of equals, as argmax
         inner = chunks[torch.arange(len(rows), device=rows.device), best].argmax(-1)
         found.append(best * CHUNK + inner)
-    return torch.cat(found)
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 @contextmanager
