@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from measure import arguments, finish
 
-from vcqlib import VariableCodebookQuantizer, codebook_sizes, training
-from vcqlib.datasets import load_images, to_float
-from vcqlib.tokenizer import PRESETS, Tokenizer, TokenizerConfig
+from vcqlib import VariableCodebookQuantizer, codebook_sizes
+from vcqlib.data.image_sets import load_images, to_float
+from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
+from vcqlib.training import loops as training
 
 REMEDIES = {
     "plain": {},

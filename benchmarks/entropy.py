@@ -87,7 +87,7 @@ def tokens(case: str, n: int, length: int) -> np.ndarray:
     if kind != "shakespeare":
         codes = simulated(kind, n, length)
         return np.asfortranarray(codes) if "position-major" in case else codes
-    from vcqlib.texts import load_text, text_tokenizer, windows
+    from vcqlib.data.texts import load_text, text_tokenizer, windows
 
     text = text_tokenizer("gpt2").encode(load_text("shakespeare")).astype(np.uint16)
     if "offset" in case:
@@ -183,8 +183,8 @@ def prepare(codes: np.ndarray, case: str, folder: Path) -> Callable[[], np.ndarr
     if "torch" in case:
         import torch
 
-        from vcqlib.arrays import TorchArrays
-        from vcqlib.entropy import count_prefixes, summarize
+        from vcqlib.entropy.backends import TorchArrays
+        from vcqlib.entropy.estimates import count_prefixes, summarize
 
         tensor = torch.from_numpy(codes)
         return lambda: summarize(count_prefixes(tensor, arrays=TorchArrays)).bits

@@ -18,9 +18,10 @@ import torch
 from measure import arguments, finish
 from training import VOCABULARY, operations
 
-from vcqlib import codebook_sizes, training
-from vcqlib import experiments as ex
-from vcqlib.autoregressive import PRESETS, ARConfig, ARModel
+from vcqlib import codebook_sizes
+from vcqlib.models.autoregressive import PRESETS, ARConfig, ARModel
+from vcqlib.study import experiments as ex
+from vcqlib.training import loops as training
 
 
 def curve(e: ex.Experiment, seed: int, restricted: bool, steps: int) -> list[dict]:

@@ -27,11 +27,11 @@ from torchvision.transforms.v2 import Compose, PILToTensor, RandomHorizontalFlip
 from training import Loss, step
 from training import ours as ar_model
 
-from vcqlib.codes import code_writer, open_codes, take
-from vcqlib.datasets import to_float
-from vcqlib.loaders import open_source, stream
-from vcqlib.order import Schedule
-from vcqlib.tokenizer import PRESETS, Tokenizer, TokenizerConfig
+from vcqlib.data.batches import open_source, stream
+from vcqlib.data.code_store import code_writer, open_codes, take
+from vcqlib.data.image_sets import to_float
+from vcqlib.data.order import Schedule
+from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
 
 
 def write_images(folder: Path, count: int) -> None:

@@ -19,7 +19,7 @@ from measure import arguments, best_seconds, devices, finish, goal, limits, rate
 from sampling import VOCABULARY, peer
 
 from vcqlib import codebook_sizes
-from vcqlib.autoregressive import PRESETS, ARConfig, ARModel
+from vcqlib.models.autoregressive import PRESETS, ARConfig, ARModel
 
 
 def ours(size: str, schedule: str, length: int, restricted: bool = False) -> ARModel:

@@ -5,9 +5,10 @@
 
 from pathlib import Path
 
-from vcqlib import conditional_entropy, figures
-from vcqlib import experiments as ex
+from vcqlib import conditional_entropy
+from vcqlib.chapters import figures
 from vcqlib.files import atomic_path
+from vcqlib.study import experiments as ex
 
 base = ex.Experiment()
 arms = {}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vcqlib.autoregressive import (
+from vcqlib.models.autoregressive import (
     PRESETS,
     ARConfig,
     ARModel,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from vcqlib import cache
+from vcqlib.study import cache
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("theory",)

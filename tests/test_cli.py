@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from vcqlib.cli import main
-from vcqlib.entropy import conditional_entropy
+from vcqlib.cli.app import main
+from vcqlib.entropy.estimates import conditional_entropy
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vcqlib.codes import open_codes, take, write_codes
+from vcqlib.data.code_store import open_codes, take, write_codes
 from vcqlib.files import read_record, write_record
 
 SIZES = (2, 7, 300)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vcqlib import command_files, training
-from vcqlib.cli import CONFIGURED, main
-from vcqlib.codes import open_codes
-from vcqlib.datasets import load_images
+from vcqlib.cli import config_file as command_files
+from vcqlib.cli.app import CONFIGURED, main
+from vcqlib.data.code_store import open_codes
+from vcqlib.data.image_sets import load_images
 from vcqlib.files import load_tensors, read_json
-from vcqlib.recipe import Recipe
-from vcqlib.run_folder import weights_digest
+from vcqlib.study.run_folder import weights_digest
+from vcqlib.training import loops as training
+from vcqlib.training.recipe import Recipe
 
 QUICK = "--steps 4 --batch 16 --device cpu --validate-every 2 --sample-every 4"
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vcqlib import datasets, vendored
-from vcqlib.datasets import load_images, to_float, to_uint8
+from vcqlib.data import image_sets as datasets
+from vcqlib.data import vendored
+from vcqlib.data.image_sets import load_images, to_float, to_uint8
 
 TEST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 import vcqlib
-from vcqlib import distributed
-from vcqlib.cli import main
+from vcqlib.cli.app import main
 from vcqlib.files import load_tensors, read_json
+from vcqlib.training import distributed
 
 SCRIPT = """
 import sys
-from vcqlib.cli import main
-from vcqlib.distributed import processes
+from vcqlib.cli.app import main
+from vcqlib.training.distributed import processes
 with processes("cpu"):
     for line in open(sys.argv[1]):
         if main(line.split()):

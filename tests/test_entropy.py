@@ -19,8 +19,8 @@ from vcqlib import (
     matrices,
     prefixes,
 )
-from vcqlib.arrays import NumPyArrays, TorchArrays
-from vcqlib.entropy import conditional_entropy, count_prefixes, summarize
+from vcqlib.entropy.backends import NumPyArrays, TorchArrays
+from vcqlib.entropy.estimates import conditional_entropy, count_prefixes, summarize
 
 
 def brute_force(codes):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from vcqlib import evaluation as ev
+from vcqlib.metrics import distances as ev
 
 
 def normal(n: int, d: int, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:

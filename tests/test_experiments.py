@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from vcqlib import cache, training
-from vcqlib import experiments as ex
-from vcqlib.entropy import conditional_entropy
+from vcqlib.entropy.estimates import conditional_entropy
+from vcqlib.study import cache
+from vcqlib.study import experiments as ex
+from vcqlib.training import loops as training
 
 BASE = ex.Experiment(
     dataset="digits", n_images=200, length=5, k_max=16, tokenizer="mlp-tiny", tokenizer_steps=30,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from vcqlib import extractors
-from vcqlib.datasets import load_images
-from vcqlib.evaluation import class_score, frechet_distance, real_real_floor
-from vcqlib.extractors import default_extractor, load_extractor
+from vcqlib.data.image_sets import load_images
+from vcqlib.data.vendored import data_root, manifest
 from vcqlib.files import read_json
-from vcqlib.vendored import data_root, manifest
+from vcqlib.metrics import extractors
+from vcqlib.metrics.distances import class_score, frechet_distance, real_real_floor
+from vcqlib.metrics.extractors import default_extractor, load_extractor
 
 
 @pytest.fixture(scope="module")

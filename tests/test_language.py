@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vcqlib import training
-from vcqlib.language import model_bits, text_windows
+from vcqlib.study.language import model_bits, text_windows
+from vcqlib.training import loops as training
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vcqlib.datasets import load_images
-from vcqlib.loaders import open_images, open_source, read_images, stream
-from vcqlib.order import Part, Schedule
-from vcqlib.parquet import ParquetFiles
+from vcqlib.data.batches import open_images, open_source, read_images, stream
+from vcqlib.data.image_sets import load_images
+from vcqlib.data.order import Part, Schedule
+from vcqlib.data.parquet import ParquetFiles
 
 N, SIZE = 40, 12
 

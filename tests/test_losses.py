@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vcqlib.losses import Backbone, ImageLosses, PatchCritic, Perceptual
-from vcqlib.recipe import Losses
+from vcqlib.training.losses import Backbone, ImageLosses, PatchCritic, Perceptual
+from vcqlib.training.recipe import Losses
 
 
 def pictures(seed=0, channels=3, size=32):

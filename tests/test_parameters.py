@@ -8,7 +8,7 @@ import pytest
 
 from rerun import BOOK
 from runner import profiles
-from vcqlib.parameters import RULES, check, check_ranges
+from vcqlib.chapters.parameters import RULES, check, check_ranges
 
 CHAPTERS = {chapter.name: chapter.declared() for chapter in BOOK.chapters()}
 CHOICES = {"tokenizer", "ar", "device"}  # looked up among the presets

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vcqlib import probe
-from vcqlib.datasets import load_images
+from vcqlib.data.image_sets import load_images
+from vcqlib.metrics import probe
 
 
 @pytest.fixture(autouse=True)

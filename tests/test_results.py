@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vcqlib import records, study
+from vcqlib.study import records, study
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data/results"

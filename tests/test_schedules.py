@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcqlib import cliff_position, codebook_sizes, cumulative_capacity
-from vcqlib.schedules import GROWING, LARGEST
+from vcqlib.theory.schedules import GROWING, LARGEST
 
 growing = st.sampled_from(GROWING)
 lengths = st.integers(1, 300)

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from vcqlib.scorecard import (
+from vcqlib.study.scorecard import (
     DIRECTION,
     NOT,
     REPRODUCED,

@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from distributed import Client, LocalCluster
 
-from vcqlib import sharded
-from vcqlib.entropy import conditional_entropy
-from vcqlib.schedules import codebook_sizes
-from vcqlib.sharded import sharded_conditional_entropy
+from vcqlib.entropy import sharded
+from vcqlib.entropy.estimates import conditional_entropy
+from vcqlib.entropy.sharded import sharded_conditional_entropy
+from vcqlib.theory.schedules import codebook_sizes
 
 
 @pytest.fixture(scope="module")

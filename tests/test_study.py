@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from vcqlib import cli, measures, records, study
-from vcqlib import experiments as ex
+from vcqlib.cli import app as cli
 from vcqlib.files import write_record
+from vcqlib.study import experiments as ex
+from vcqlib.study import measures, records, study
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcqlib import datasets
-from vcqlib.texts import TEXTS, load_text, text_tokenizer, windows
+from vcqlib.data import image_sets as datasets
+from vcqlib.data.texts import TEXTS, load_text, text_tokenizer, windows
 
 # bits a token and bytes a token under GPT-2, measured once on the whole works
 KNOWN = {
@@ -105,7 +105,7 @@ def test_trained_bpe_uses_its_whole_vocabulary_and_shortens_the_text():
 
 def test_trained_bpe_is_the_same_in_another_process():
     code = (
-        "from vcqlib.texts import *; t = load_text('kjv')[:100_000];"
+        "from vcqlib.data.texts import *; t = load_text('kjv')[:100_000];"
         "print(text_tokenizer('bpe:300', t).encode(t).tolist())"
     )
     text = load_text("kjv")[:100_000]

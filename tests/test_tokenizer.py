@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vcqlib.tokenizer import PRESETS, Tokenizer, TokenizerConfig
+from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
 
 SIZES = (2, 4, 8, 8, 16)
 SMALL = {

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vcqlib import tokens
-from vcqlib.codes import write_codes
-from vcqlib.tokens import read_labels, read_npy, read_tokens
+from vcqlib.data import token_files as tokens
+from vcqlib.data.code_store import write_codes
+from vcqlib.data.token_files import read_labels, read_npy, read_tokens
 
 N, T = 60, 7
 

@@ -7,12 +7,12 @@ import signal
 import pytest
 import torch
 
-from vcqlib import training
-from vcqlib.autoregressive import ARConfig, ARModel
-from vcqlib.order import batch_indices
-from vcqlib.recipe import Losses, Recipe
-from vcqlib.tokenizer import Tokenizer, TokenizerConfig
-from vcqlib.training import position_bits, train_ar, train_tokenizer
+from vcqlib.data.order import batch_indices
+from vcqlib.models.autoregressive import ARConfig, ARModel
+from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
+from vcqlib.training import loops as training
+from vcqlib.training.loops import position_bits, train_ar, train_tokenizer
+from vcqlib.training.recipe import Losses, Recipe
 
 SIZES = (2, 4, 8, 8)
 RECIPE = Recipe(steps=20, batch=16, lr=3e-3, warmup=5, checkpoint_minutes=1e9)
@@ -482,7 +482,7 @@ def test_bf16_is_used_where_asked_and_weights_stay_fp32():
 
 
 def test_codes_on_disk_train_what_codes_in_memory_train(tmp_path):
-    from vcqlib.codes import open_codes, resident, write_codes
+    from vcqlib.data.code_store import open_codes, resident, write_codes
 
     labels = torch.arange(50) % 3
     write_codes(tmp_path, codes().numpy(), labels.numpy(), SIZES)

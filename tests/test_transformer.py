@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vcqlib.transformer import GEGLU, Attention, Block, Cache, project, rotary_table, rotate
+from vcqlib.models.transformer import GEGLU, Attention, Block, Cache, project, rotary_table, rotate
 
 
 def generator(seed=0):

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vcqlib import cache, records, study
-from vcqlib.codes import open_codes, write_codes
-from vcqlib.configuration import Experiment
+from vcqlib.data.code_store import open_codes, write_codes
 from vcqlib.files import load_tensors, read_record, save_tensors, write_json, write_record
-from vcqlib.tokenizer import Tokenizer, TokenizerConfig
-from vcqlib.training import Recipe, train_tokenizer
+from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
+from vcqlib.study import cache, records, study
+from vcqlib.study.configuration import Experiment
+from vcqlib.training.loops import Recipe, train_tokenizer
 
 SIZES, STUDY = (2, 4, 8), "study"
 CONFIG = TokenizerConfig(

@@ -18,11 +18,12 @@ from PIL import Image
 
 from torture import jobs
 from torture.tally import Tally, refusal, unclear
-from vcqlib import cli, conditional_entropy
-from vcqlib.codes import open_codes, write_codes
+from vcqlib import conditional_entropy
+from vcqlib.cli import app as cli
+from vcqlib.data.code_store import open_codes, write_codes
+from vcqlib.data.image_folder import decode_images, list_folder
+from vcqlib.data.vendored import data_root, read_vendored
 from vcqlib.files import load_tensors, read_record, save_tensors, write_record
-from vcqlib.image_folder import decode_images, list_folder
-from vcqlib.vendored import data_root, read_vendored
 
 SMALL, LARGE = 96 << 10, 256 << 20  # bytes
 

@@ -19,14 +19,14 @@ from runner.report import Run
 from torture import jobs
 from torture.artefacts import CONFIG
 from torture.tally import Tally, refusal
-from vcqlib import experiments as ex
-from vcqlib import records
-from vcqlib.codes import open_codes, write_codes
+from vcqlib.data.code_store import open_codes, write_codes
+from vcqlib.data.vendored import data_root, read_vendored
 from vcqlib.files import load_tensors, read_record
-from vcqlib.run_folder import WEIGHTS, load_tokenizer, run_folder
-from vcqlib.tokenizer import Tokenizer
-from vcqlib.training import Recipe
-from vcqlib.vendored import data_root, read_vendored
+from vcqlib.models.tokenizer import Tokenizer
+from vcqlib.study import experiments as ex
+from vcqlib.study import records
+from vcqlib.study.run_folder import WEIGHTS, load_tokenizer, run_folder
+from vcqlib.training.loops import Recipe
 
 EDGE = 12  # bytes at the start, after a header's length, and at the end that are always tried
 VENDORED = ("fashion-mnist/t10k-labels-idx1-ubyte.gz", "gpt2/vocab.bpe.gz",

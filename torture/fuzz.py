@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from runner.chapters import Book
 from torture.jobs import ROOT
 from torture.tally import OURS, Tally, unclear
-from vcqlib import VariableCodebookQuantizer, cli, cliff_position, conditional_entropy
-from vcqlib.parameters import RULES
+from vcqlib import VariableCodebookQuantizer, cliff_position, conditional_entropy
+from vcqlib.chapters.parameters import RULES
+from vcqlib.cli import app as cli
 
 HANG = 60  # seconds
 CHECKS = ("of_parameters", "parameters.check")

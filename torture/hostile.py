@@ -20,13 +20,13 @@ from runner import profiles
 from runner.chapters import Refused
 from torture import jobs
 from torture.tally import Tally
-from vcqlib import datasets
-from vcqlib.codes import open_codes, write_codes
-from vcqlib.evaluation import load_moments
+from vcqlib.data import image_sets as datasets
+from vcqlib.data.code_store import open_codes, write_codes
+from vcqlib.data.image_folder import decode_images, list_folder
+from vcqlib.data.token_files import read_tokens
 from vcqlib.files import load_tensors, read_json, read_record
-from vcqlib.image_folder import decode_images, list_folder
-from vcqlib.study import load_study
-from vcqlib.tokens import read_tokens
+from vcqlib.metrics.distances import load_moments
+from vcqlib.study.study import load_study
 
 MEMORY = 3 << 30  # bytes that a reader may take
 TRAP = "sprung"  # what unpickling or a YAML tag would create

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torture.tally import OURS, unclear
-from vcqlib import experiments as ex
-from vcqlib import training
 from vcqlib.files import read_record, sha256_file
+from vcqlib.study import experiments as ex
+from vcqlib.training import loops as training
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ex.Experiment(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vcqlib import codebook_sizes, conditional_entropy, expected_conditional_entropy
-from vcqlib.codes import code_writer, open_codes
+from vcqlib.data.code_store import code_writer, open_codes
 from vcqlib.files import write_record
 
 LENGTH, K_MAX = 32, 4096

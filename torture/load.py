@@ -18,11 +18,11 @@ import yaml
 from torture import jobs
 from torture.large import LENGTH
 from torture.tally import Tally
-from vcqlib import experiments as ex
-from vcqlib import records
 from vcqlib.files import read_record
-from vcqlib.tokenizer import PRESETS, Tokenizer, TokenizerConfig
-from vcqlib.training import Recipe, train_tokenizer
+from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
+from vcqlib.study import experiments as ex
+from vcqlib.study import records
+from vcqlib.training.loops import Recipe, train_tokenizer
 
 CONFIGURATIONS = 100
 GROWTH = 48 << 20  # bytes that a process may grow by, after its first tenth

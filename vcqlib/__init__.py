@@ -11,20 +11,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "cliff_position": "theory",
-    "cumulative_capacity": "theory",
-    "steepest_entropy": "theory",
-    "expected_conditional_entropy": "theory",
-    "expected_distinct_prefixes": "theory",
-    "codebook_sizes": "schedules",
-    "conditional_entropy": "entropy",
-    "ConditionalEntropy": "entropy",
-    "VariableCodebookQuantizer": "quantizer",
-    "Tokenizer": "tokenizer",
-    "TokenizerConfig": "tokenizer",
-    "ARModel": "autoregressive",
-    "ARConfig": "autoregressive",
-    "Experiment": "experiments",
+    "cliff_position": "theory.cliff",
+    "cumulative_capacity": "theory.cliff",
+    "steepest_entropy": "theory.cliff",
+    "expected_conditional_entropy": "theory.cliff",
+    "expected_distinct_prefixes": "theory.cliff",
+    "codebook_sizes": "theory.schedules",
+    "conditional_entropy": "entropy.estimates",
+    "ConditionalEntropy": "entropy.estimates",
+    "VariableCodebookQuantizer": "models.quantizer",
+    "Tokenizer": "models.tokenizer",
+    "TokenizerConfig": "models.tokenizer",
+    "ARModel": "models.autoregressive",
+    "ARConfig": "models.autoregressive",
+    "Experiment": "study.configuration",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

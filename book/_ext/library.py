@@ -14,7 +14,6 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # vcqlib of this very clone
 OTHERS = "<!-- other modules -->"
-COMMANDS = ("cli", "command_files", "run_folder")  # and *_commands: `vcq --help` describes them
 MODULE = "### {0}\n\n```{{eval-rst}}\n.. automodule:: vcqlib.{0}\n   :members:\n```\n"
 CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
@@ -65,8 +64,10 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 def complete(app: Sphinx, page: str, source: list[str]) -> None:
     """Put the modules that the page has not named where it says so: none is forgotten."""
     if OTHERS in source[0]:
-        names = sorted(path.stem for path in (ROOT / "vcqlib").glob("[!_]*.py"))
-        names = [n for n in names if n not in COMMANDS and not n.endswith("_commands")]
+        paths = [path.relative_to(ROOT / "vcqlib") for path in (ROOT / "vcqlib").rglob("[!_]*.py")]
+        names = sorted(
+            ".".join(path.with_suffix("").parts) for path in paths if path.parts[0] != "cli"
+        )
         missing = [name for name in names if f"automodule:: vcqlib.{name}\n" not in source[0]]
         source[0] = source[0].replace(OTHERS, "\n".join(map(MODULE.format, missing)))
 

@@ -174,7 +174,7 @@ def _title(page: Path | None) -> str | None:
 def _key(book: Book, folder: Path, strict: bool) -> str:
     """Hash of all that the pages are made from."""
     digest = hashlib.sha256(f"{version('jupyter-book')} {strict}".encode())
-    extensions = [*(book.folder / "_ext").glob("*.py"), *(book.root / "vcqlib").glob("*.py")]
+    extensions = [*(book.folder / "_ext").glob("*.py"), *(book.root / "vcqlib").rglob("*.py")]
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in [book.root / "_config.yml", *sorted(extensions), *sorted(files)]:
         digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from vcqlib.datasets import load_images
-from vcqlib.extractors import FashionClassifier
+from vcqlib.data.image_sets import load_images
+from vcqlib.data.vendored import data_root, manifest
 from vcqlib.files import atomic_path, sha256_file, write_json
-from vcqlib.vendored import data_root, manifest
+from vcqlib.metrics.extractors import FashionClassifier
 
 SEED, EPOCHS, BATCH, PEAK_LR, SMOOTHING, SHIFT, NOISE = 0, 10, 256, 5e-3, 0.02, 1, 15
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from throwaway import ROOT
-from vcqlib import figures, interactives
+from vcqlib.chapters import figures, interactives
 
 ASSETS = ROOT / "book" / "_assets"
 

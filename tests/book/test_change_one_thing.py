@@ -11,7 +11,7 @@ from runner import profiles, yourself
 from runner.chapters import Book
 from throwaway import ROOT
 from vcqlib import cliff_position, codebook_sizes, cumulative_capacity
-from vcqlib.parameters import check_ranges
+from vcqlib.chapters.parameters import check_ranges
 
 BOOK = Book(ROOT / "book")
 PAGE = (BOOK.folder / "change_one_thing.md").read_text("utf-8")

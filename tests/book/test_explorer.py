@@ -18,7 +18,7 @@ from vcqlib import (
     cumulative_capacity,
     expected_conditional_entropy,
 )
-from vcqlib.schedules import CONTROLS, GROWING
+from vcqlib.theory.schedules import CONTROLS, GROWING
 
 SETS = [["CIFAR-10", "50000"], ["ImageNet", "1281167"], ["ten digits", "1234567890"]]
 START = {

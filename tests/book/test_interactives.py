@@ -22,8 +22,8 @@ from browser import AXE, AXE_RUN, PHONE, WIDE, Visit, launched, opened
 from interactive import interactive_page
 from runner.chapters import Book
 from throwaway import ROOT
-from vcqlib import figures, interactives
-from vcqlib.schedules import CONTROLS, GROWING
+from vcqlib.chapters import figures, interactives
+from vcqlib.theory.schedules import CONTROLS, GROWING
 
 GENERATOR = np.random.default_rng(0)
 # Rows 3 and 11 are equal throughout; the others part sooner or later.

@@ -1,0 +1,1 @@
+"""`vcq …`: the same from the shell."""

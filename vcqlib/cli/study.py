@@ -1,0 +1,144 @@
+"""`vcq study` and `vcq reproduce`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..study.study import Run
+
+
+def study(
+    path: Positional[Path],
+    jobs: int = 1,
+    only: int | None = None,
+    results: Path | None = None,
+    slurm: bool = False,
+    slurm_options: str = "",
+) -> None:
+    """Compute every run of a study that has no current record; interrupt and go on at any time.
+
+    Trained stages lie in $VCQ_CACHE (default build/cache) and are never computed twice; each
+    finished run is one record, RESULTS/STUDY/RUN.json and .png.
+
+    Args:
+        path: the study, for instance book/studies/cpu.yaml.
+        jobs: processes that share the work on this machine.
+        only: compute only this run, counted from 0 (what a Slurm task does).
+        results: folder of the records; default data/results.
+        slurm: submit the runs as an array of Slurm tasks instead of computing them here.
+        slurm_options: further options for sbatch, in one string.
+    """
+    from ..study import records
+    from ..study.study import compute, load_study, submit
+
+    loaded = load_study(path)
+    results = results or records.default_results()
+    if jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    if only is not None and not 0 <= only < len(loaded.runs):
+        raise ValueError(f"--only must be from 0 to {len(loaded.runs) - 1}, got {only}")
+    if jobs > 1 and (slurm or only is not None):
+        raise ValueError(f"--jobs {jobs} does not go with {'--slurm' if slurm else '--only'}")
+    if slurm and only is not None:
+        raise ValueError("--only does not go with --slurm, which submits every run")
+    if slurm:
+        print(submit(path, results, len(loaded.runs), slurm_options))
+        return
+    runs = loaded.runs if only is None else loaded.runs[only : only + 1]
+    before = [run for run in runs if records.current(results, run)]
+    print(f"{loaded.name}: {len(runs)} runs, {len(before)} recorded", flush=True)
+    if jobs == 1 or len(before) == len(runs):
+        for count, run in enumerate(compute(runs, results), start=1):
+            if run not in before:
+                print(f"[{count}/{len(runs)}] {_line(run, results)}", flush=True)
+    else:
+        _watch(path, list(runs), results, jobs)
+
+
+def _line(run: Run, results: Path) -> str:
+    from ..study import records
+
+    numbers = records.summary(records.read(results / run.study / f"{run.name}.json")["measures"])
+    return f"{run.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+
+
+def _watch(path: Path, runs: list[Run], results: Path, jobs: int) -> None:
+    """Let `jobs` processes work; show a table in a terminal, a line for each record elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from ..study import records
+    from ..study.study import start_workers
+
+    def stop(*_: object) -> None:
+        raise SystemExit("stopped by SIGTERM; run the same command again to go on")
+
+    workers = start_workers(path, results, jobs)
+    console, seen = Console(), set[str]()
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with Live(console=console, auto_refresh=False, transient=False) as live:
+            while True:
+                running = any(worker.poll() is None for worker in workers)
+                for run in runs:
+                    if run.name not in seen and records.current(results, run):
+                        seen.add(run.name)
+                        if not console.is_terminal:
+                            print(f"[{len(seen)}/{len(runs)}] {_line(run, results)}", flush=True)
+                if console.is_terminal:
+                    live.update(_table(runs, results), refresh=True)
+                if not running:
+                    break
+                time.sleep(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for worker in workers:
+            worker.terminate()  # SIGTERM: a training saves a checkpoint first
+    failed = [worker.wait() for worker in workers]
+    if any(failed) or len(seen) < len(runs):
+        raise ValueError(
+            f"{len(runs) - len(seen)} of {len(runs)} runs are not recorded (see above); "
+            "run the same command again to go on"
+        )
+
+
+def _table(runs: list[Run], results: Path) -> Table:
+    from rich.table import Table
+
+    from ..study import experiments, records
+
+    table = Table("run", "trained", "rFD", "held-out bits", "gFD", title=runs[0].study)
+    for run in runs:
+        if records.current(results, run):
+            record = records.read(results / run.study / f"{run.name}.json")
+            numbers = records.summary(record["measures"])
+            cells = [f"{numbers[k]:.3f}" for k in ("rfd", "held_out_bits", "gfd")]
+            table.add_row(run.name, "recorded", *cells)
+        else:
+            table.add_row(run.name, ", ".join(experiments.finished(run.experiment)))
+    return table
+
+
+def reproduce(path: Positional[Path]) -> None:
+    """Recompute a record and compare it with what it holds, within its stated tolerance.
+
+    Args:
+        path: a record, for instance data/results/smoke/main-uniform-s0.json.
+    """
+    from ..study.records import reproduce
+
+    comparison = reproduce(path)
+    print(comparison)
+    if comparison.failed:
+        print(f"outside the tolerance: {', '.join(comparison.failed)}", file=sys.stderr)
+        raise SystemExit(1)
+    print(f"{path} is reproduced")

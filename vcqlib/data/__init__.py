@@ -1,0 +1,1 @@
+"""Images, texts and token files: reading, choosing, storing."""

@@ -1,0 +1,203 @@
+"""The token store: codes of a data set, encoded once, on disk as one array and a sidecar.
+
+Two layouts. "position-major" (row t holds position t of every image): the entropy engine reads only
+the positions it needs. "image-major" (row n holds image n): training reads whole images at random,
+and a writer can stream. uint16 holds sizes up to 65,536; larger codebooks use uint32.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..files import atomic_path, read_json, read_record, sha256_file, write_record
+from .token_files import read_npy
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1  # that of vcqlib.files: the sidecar is a record
+Layout = Literal["position-major", "image-major"]
+RESIDENT_SHARE = 0.25  # of the memory that is free on a GPU; the rest is the model's
+
+
+@dataclass(frozen=True)
+class CodeStore:
+    """Codes as they lie on disk, memory-mapped."""
+
+    codes: np.ndarray  # uint16 or uint32 [N, T], a view of the file whatever its layout
+    labels: np.ndarray  # int64 [N]
+    sizes: tuple[int, ...]  # K_1..K_T
+    info: dict  # what produced the codes
+
+
+class CodeWriter:
+    """Takes codes batch by batch, in order, and never holds more than one batch."""
+
+    def __init__(self, codes: np.ndarray, labels: np.ndarray, sizes: np.ndarray) -> None:
+        self._codes, self._labels, self._sizes = codes, labels, sizes  # codes: [N, T], mapped
+        self.written = 0
+
+    def append(self, codes: np.ndarray, labels: np.ndarray) -> None:
+        """Add codes [b, T] and labels [b].
+
+        Raises:
+            ValueError: shapes differ, too many rows, or a code is out of range (named).
+        """
+        codes, end = np.asarray(codes), self.written + len(codes)
+        if codes.ndim != 2 or codes.shape[1] != len(self._sizes) or len(codes) != len(labels):
+            raise ValueError(
+                f"codes {codes.shape}, labels {np.shape(labels)} and {len(self._sizes)} sizes "
+                "do not fit"
+            )
+        if end > len(self._codes):
+            raise ValueError(f"the store holds {len(self._codes)} rows, got {end}")
+        wrong = np.argwhere((codes < 0) | (codes >= self._sizes))
+        if len(wrong):
+            n, t = wrong[0]
+            raise ValueError(
+                f"code {codes[n, t]} of image {self.written + n} at position {t + 1} is outside "
+                f"0..{self._sizes[t] - 1}"
+            )
+        self._codes[self.written : end] = codes
+        self._labels[self.written : end] = labels
+        self.written = end
+
+
+@contextmanager
+def code_writer(
+    folder: str | Path,
+    rows: int,
+    sizes: Sequence[int],
+    info: dict[str, Any] | None = None,
+    layout: Layout = "image-major",
+) -> Iterator[CodeWriter]:
+    """Write a store of `rows` rows as the codes come; it is there when the block ends well.
+
+    Raises:
+        ValueError: fewer rows came than were announced, or see `CodeWriter.append`.
+    """
+    folder, limits = Path(folder), np.asarray(sizes, dtype=np.int64)
+    if layout not in ("position-major", "image-major"):
+        raise ValueError(f"layout must be 'position-major' or 'image-major', got {layout!r}")
+    dtype = np.uint16 if limits.max() <= 2**16 else np.uint32
+    flipped = layout == "position-major"
+    shape = (len(limits), rows) if flipped else (rows, len(limits))
+    labels = np.empty(rows, np.int64)
+    made = not folder.exists()
+    try:
+        with (
+            atomic_path(folder / "codes.npy") as temporary,
+            atomic_path(folder / "labels.npy") as beside,
+        ):
+            codes = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+            _take_space(temporary)
+            writer = CodeWriter(codes.T if flipped else codes, labels, limits)
+            yield writer
+            if writer.written != rows:
+                raise ValueError(f"{rows} rows were announced, {writer.written} came")
+            codes.flush()
+            del codes, writer._codes
+            np.save(beside, labels, allow_pickle=False)
+            sidecar = {
+                "layout": layout,
+                "images": rows,
+                "sizes": limits.tolist(),
+                "files": {"codes": sha256_file(temporary), "labels": sha256_file(beside)},
+                "info": info or {},
+            }
+            write_record(folder / "codes.json", sidecar)
+    except BaseException:
+        if made and folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+def _take_space(path: Path) -> None:
+    """Reserve the file's blocks: a full disk is an error now, not a bus error while mapping."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def write_codes(
+    folder: str | Path,
+    codes: np.ndarray,
+    labels: np.ndarray,
+    sizes: Sequence[int],
+    info: dict | None = None,
+) -> None:
+    """Check the range of codes [N, T] and write them, position-major, with labels [N].
+
+    Raises:
+        ValueError: shapes differ, or a code is outside its position's range (named).
+    """
+    with code_writer(folder, len(codes), sizes, info, "position-major") as writer:
+        writer.append(codes, labels)
+
+
+def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
+    """Memory-map a store.
+
+    Raises:
+        FileNotFoundError: no such folder, or no store in it.
+        ValueError: unknown format, damaged or truncated file; the message names the file.
+    """
+    folder = Path(folder)
+    path = folder / "codes.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no code store: it has no codes.json")
+    if (found := read_json(path)) and isinstance(found, dict) and found.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: format {found.get('format')!r} is not {FORMAT}; encode the images again"
+        )
+    sidecar = read_record(path)
+    if sidecar["files"].keys() != {"codes", "labels"} or not isinstance(sidecar["sizes"], list):
+        raise ValueError(f"{path} is no sidecar of a code store")
+    for name, digest in sidecar["files"].items() if verify else ():
+        if sha256_file(folder / f"{name}.npy") != digest:
+            raise ValueError(f"{folder / name}.npy is damaged: its SHA-256 is not the recorded one")
+    codes, labels = read_npy(folder / "codes.npy"), np.array(read_npy(folder / "labels.npy"))
+    codes = codes.T if sidecar["layout"] == "position-major" else codes
+    expected = (sidecar["images"], len(sidecar["sizes"]))
+    if codes.shape != expected:
+        raise ValueError(f"{folder / 'codes.npy'} holds {codes.shape}, its sidecar says {expected}")
+    return CodeStore(codes, labels, tuple(sidecar["sizes"]), sidecar["info"])
+
+
+def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarray:
+    """The codes on the GPU if they take at most a quarter of its free memory, else as mapped.
+
+    On the GPU they keep their 2 or 4 bytes a code (as signed integers of that size, since few
+    kernels know the unsigned ones); `take` turns a batch into int64.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return store.codes
+    if store.codes.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return store.codes
+    signed = store.codes.view(np.int16 if store.codes.itemsize == 2 else np.int32)
+    return torch.from_numpy(np.ascontiguousarray(signed)).to(device)
+
+
+def take(
+    codes: torch.Tensor | np.ndarray, rows: torch.Tensor, device: torch.device
+) -> torch.Tensor:
+    """Codes of the rows int64 [b], as int64 [b, T] on the device."""
+    import torch
+
+    if isinstance(codes, np.ndarray):
+        batch = torch.from_numpy(codes[rows.cpu().numpy()].astype(np.int64))
+        return batch.to(device, non_blocking=True)
+    batch = codes[rows.to(codes.device)]
+    if batch.dtype == torch.int64:
+        return batch
+    mask = (1 << 8 * batch.element_size()) - 1  # stored as signed: undo the sign
+    return (batch.to(torch.int64) & mask).to(device)

@@ -1,0 +1,70 @@
+"""Where data files lie, and the check that they are the ones the project was tested with."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json
+
+
+def cache_root() -> Path:
+    """Folder for downloaded data sets: `$VCQ_DATA` if set, else `~/.cache/vcqlib`."""
+    return Path(os.environ.get("VCQ_DATA") or "~/.cache/vcqlib").expanduser()
+
+
+def data_root() -> Path:
+    """Folder of the vendored files: `$VCQ_DATA`, else `data/` of the clone, else the cache."""
+    clone = Path(__file__).resolve().parents[2] / "data"
+    if os.environ.get("VCQ_DATA") or not (clone / "MANIFEST.json").is_file():
+        return cache_root()
+    return clone
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """Vendored files: path below the data root -> sha256, bytes, licence, source; may be {}."""
+    path = data_root() / "MANIFEST.json"
+    entries = read_json(path) if path.is_file() else {}
+    whole = isinstance(entries, dict) and all(
+        isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys()
+        for entry in entries.values()
+    )
+    if not whole:
+        raise ValueError(f"{path} is damaged: restore it with `git checkout -- data/MANIFEST.json`")
+    return entries
+
+
+def read_vendored(name: str) -> bytes:
+    """Contents of the vendored file `name` (`.gz` unpacked), after its SHA-256 was checked.
+
+    Raises FileNotFoundError if it is absent and ValueError if a byte of it changed.
+    """
+    root = data_root()
+    path = root / name
+    if (entry := manifest().get(name)) is None:
+        raise FileNotFoundError(
+            f"{name} is not listed in {root / 'MANIFEST.json'}: set VCQ_DATA to the data/ folder "
+            "of a clone of the project"
+        )
+    expected = f"expected {entry['bytes']} bytes with SHA-256 {str(entry['sha256'])[:16]}…"
+    restore = f"restore it with `git checkout -- data/{name}`"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing ({expected}): {restore}")
+    content = path.read_bytes()
+    same = len(content) == entry["bytes"]
+    if not same or hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise ValueError(f"{path} is damaged ({expected}): {restore}")
+    return gzip.decompress(content) if name.endswith(".gz") else content
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ValueError:
+    """The error for an unknown name: the nearest valid ones first, then all."""
+    valid = sorted(valid)
+    near = get_close_matches(name.lower(), valid, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return ValueError(f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}")

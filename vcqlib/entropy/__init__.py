@@ -1,0 +1,1 @@
+"""Measured entropy of token matrices, of any size."""

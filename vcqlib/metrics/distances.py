@@ -1,0 +1,273 @@
+"""Metrics that compare sets of images, through the features of a stated extractor.
+
+Features are arrays [N, d], one row an image (vcqlib.extractors makes them); images are uint8
+[N, C, H, W]. A Fréchet distance is biased upwards by small samples, so print `real_real_floor` at
+the same count beside it. Values are raw: never multiplied by 100.
+
+Every function refuses NaN, empty sets and unequal widths with a ValueError that names the argument.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..data.token_files import read_npz
+from .checks import host, matrix, pair, rows, vector
+from .probe import linear_probe as linear_probe
+from .probe import prefix_probe as prefix_probe
+
+WORKING_MEMORY = 128  # MiB for one block of pairwise distances
+
+
+class Moments(NamedTuple):
+    """Mean [d] and covariance [d, d] of a set of features."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares of samples inside the real manifold, and of real images inside the samples'."""
+
+    precision: float
+    recall: float
+
+
+class Copies(NamedTuple):
+    """How many samples lie closer to a training image than held-out images almost ever do."""
+
+    count: int
+    fraction: float
+    threshold: float
+
+
+# --- distances between sets -------------------------------------------------------------------
+
+
+def moments(features: ArrayLike, name: str = "features") -> Moments:
+    """Mean and unbiased covariance of features [N, d], in float64.
+
+    A feature that is constant is allowed: a Gaussian may be flat in some direction, and the Fréchet
+    distance is still exact. A set whose samples are all equal is refused.
+
+    Raises:
+        ValueError: N <= d (the covariance would be singular), or all samples are equal.
+    """
+    x = matrix(features, name)
+    count, width = x.shape
+    if count <= width:
+        raise ValueError(
+            f"{name}: {count} samples are too few for {width} features; give at least {width + 1} "
+            "samples or an extractor with fewer features"
+        )
+    if (np.ptp(x, axis=0) == 0).all():
+        raise ValueError(f"{name}: all {width} features are constant, every sample is the same")
+    return Moments(x.mean(axis=0), np.cov(x, rowvar=False).reshape(width, width))
+
+
+def load_moments(path: str | Path) -> Moments:
+    """Reference moments from an .npz with `mu` and `sigma` (ADM's and pytorch-fid's layout)."""
+    arrays = read_npz(path)
+    if missing := {"mu", "sigma"} - arrays.keys():
+        raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}: not a reference")
+    return Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
+
+
+def frechet_from_moments(a: Moments, b: Moments) -> float:
+    """Squared 2-Wasserstein distance of two Gaussians (doi:10.1016/0047-259X(82)90077-X).
+
+    |m_a - m_b|² + tr(A) + tr(B) - 2 tr((A^½ B A^½)^½), by two symmetric eigendecompositions: no
+    complex square root to cut, and flat directions do no harm.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"{a.mean.size} features against {b.mean.size}: use one extractor")
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T  # A^½
+    cross = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
+    gap = np.square(a.mean - b.mean).sum()
+    return float(max(0.0, gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross))
+
+
+def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
+    """Fréchet distance between two sets of features [N, d] and [M, d] (10.48550/arXiv.1706.08500).
+
+    N and M may differ; the bias is that of the smaller set. Symmetric; 0 for equal moments.
+
+    Raises:
+        ValueError: as `moments`, or unequal widths.
+    """
+    return frechet_from_moments(moments(a, "a"), moments(b, "b"))
+
+
+def real_real_floor(features: ArrayLike, n: int, seed: int = 0) -> float:
+    """Fréchet distance between two disjoint random halves of n real images each.
+
+    What a perfect generator would score with n samples against n references.
+
+    Raises:
+        ValueError: fewer than 2n images.
+    """
+    x = matrix(features, "features")
+    if 2 * n > len(x):
+        raise ValueError(f"two halves of {n} need {2 * n} images, there are {len(x)}: lower n")
+    order = np.random.default_rng(seed).permutation(len(x))
+    return frechet_distance(x[order[:n]], x[order[n : 2 * n]])
+
+
+def kernel_distance(
+    a: ArrayLike, b: ArrayLike, seed: int = 0, subsets: int = 100, subset_size: int = 1000
+) -> float:
+    """Squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (KID, arXiv.1801.01401).
+
+    The mean of the unbiased estimate over seeded subsets, which are no larger than the smaller set;
+    unbiased means that it is around 0, negative at times, for two sets of one distribution.
+    """
+    x, y = pair(a, b)
+    size = min(subset_size, len(x), len(y))
+    if size < 2:
+        raise ValueError(f"a kernel distance needs at least 2 samples a set, got {size}")
+    generator = np.random.default_rng(seed)
+
+    def kernel_sum(u: np.ndarray, v: np.ndarray, diagonal: bool) -> float:
+        k = u @ v.T / u.shape[1] + 1
+        k *= k * k
+        return k.sum() - (0.0 if diagonal else np.trace(k))
+
+    total = 0.0
+    for _ in range(subsets):
+        u = x[generator.choice(len(x), size, replace=False)]
+        v = y[generator.choice(len(y), size, replace=False)]
+        within = (kernel_sum(u, u, False) + kernel_sum(v, v, False)) / (size * (size - 1))
+        total += within - 2 * kernel_sum(u, v, True) / size**2
+    return float(total / subsets)
+
+
+def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv.1904.06991).
+
+    Precision: the share of samples that lie in some real image's ball, whose radius is the distance
+    to its k-th nearest real neighbour; recall: the same with the roles exchanged. Distances are
+    computed in blocks of 128 MiB.
+
+    Raises:
+        ValueError: unequal counts (the radii depend on the density), or no more than k images.
+    """
+    x, y = pair(real, fake, "real", "fake")
+    if len(x) != len(y):
+        raise ValueError(
+            f"{len(x)} real images against {len(y)} samples: give equal counts, the first "
+            f"{min(len(x), len(y))} of each"
+        )
+    if not 1 <= k < len(x):
+        raise ValueError(f"k = {k} neighbours need at least {k + 1} images, there are {len(x)}")
+    return PrecisionRecall(_share_inside(y, x, k), _share_inside(x, y, k))
+
+
+def _share_inside(points: np.ndarray, centres: np.ndarray, k: int) -> float:
+    from sklearn.metrics import pairwise_distances_chunked
+    from sklearn.neighbors import NearestNeighbors
+
+    neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(centres)
+    radii = neighbours.kneighbors()[0][:, -1]  # without an argument: a point is no own neighbour
+    blocks = pairwise_distances_chunked(
+        points,
+        centres,
+        reduce_func=lambda distances, start: (distances <= radii).any(axis=1),
+        working_memory=WORKING_MEMORY,
+    )
+    return float(np.concatenate(list(blocks)).mean())
+
+
+def class_score(probabilities: ArrayLike) -> float:
+    """exp(E KL(p(y|x) ‖ p(y))) of class probabilities [N, C]: 1 at worst, C at best.
+
+    The Inception score (arXiv.1606.03498) with the probabilities of a stated classifier, over all
+    samples at once. A class that no sample shows lowers the score; it is not an error.
+    """
+    p = matrix(probabilities, "probabilities")
+    if (p < 0).any() or not np.allclose(p.sum(axis=1), 1, atol=1e-3):
+        raise ValueError("probabilities must be >= 0 and add up to 1 in each row: apply softmax")
+    marginal = p.mean(axis=0)
+    ratio = np.divide(p, marginal, out=np.ones_like(p), where=p > 0)
+    return float(np.exp((p * np.log(ratio)).sum(axis=1).mean()))
+
+
+# --- pairs of images --------------------------------------------------------------------------
+
+
+def reconstruction(images: ArrayLike, reconstructed: ArrayLike) -> dict[str, float]:
+    """Fidelity of reconstructions, both uint8 [N, C, H, W]: `mse`, `psnr`, `ssim`.
+
+    `mse` is in units of [-1, 1] images; `psnr` is in dB, from the mean mse, infinite for equal
+    images; `ssim` (10.1109/TIP.2003.819861) uses a Gaussian window of 11 pixels, σ = 1.5, mirrored
+    at the border so that small images count too, averaged over pixels, channels and images.
+    """
+    a, b = host(images), host(reconstructed)
+    for x, name in ((a, "images"), (b, "reconstructed")):
+        if x.dtype != np.uint8 or x.ndim != 4 or len(x) == 0:
+            raise ValueError(f"{name} must be uint8 [N, C, H, W], got {x.dtype} {x.shape}")
+    if a.shape != b.shape:
+        raise ValueError(f"images {a.shape} and reconstructed {b.shape} must pair up: equal shapes")
+    mse = ssim = 0.0
+    for start in range(0, len(a), 256):
+        u, v = (x[start : start + 256] / 127.5 - 1 for x in (a, b))
+        mse += np.square(u - v).sum()
+        ssim += _ssim(u, v).sum()
+    mse, ssim = float(mse / a.size), float(ssim / a.size)
+    return {"mse": mse, "psnr": 10 * math.log10(4 / mse) if mse else math.inf, "ssim": ssim}
+
+
+def _ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
+    def blur(x: np.ndarray) -> np.ndarray:  # truncate 3.5: 11 taps
+        return gaussian_filter(x, (0, 0, 1.5, 1.5), mode="mirror", truncate=3.5)
+
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the data range is 2
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return luminance * (2 * covariance + c2) / (var_a + var_b + c2)
+
+
+def nearest_training(samples: ArrayLike, training: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """For each sample the nearest training row: (index int64 [N], Euclidean distance float64 [N]).
+
+    Rows are features, or images of any shape, which are flattened; uint8 images are measured in
+    [-1, 1]. Computed in blocks; a copy has the distance 0.
+    """
+    from sklearn.metrics import pairwise_distances_argmin_min
+
+    x, y = rows(samples, "samples"), rows(training, "training")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"samples have {x.shape[1]} values, training rows have {y.shape[1]}")
+    index = pairwise_distances_argmin_min(x, y)[0]
+    # Anew from the difference: |x|² - 2xy + |y|² above does not give an exact 0 for a copy.
+    distance = np.linalg.norm(x.astype(np.float64) - y[index], axis=1)
+    return index.astype(np.int64), distance
+
+
+def count_copies(
+    distances: ArrayLike, held_out_distances: ArrayLike, quantile: float = 0.01
+) -> Copies:
+    """Count samples that are closer to a training image than held-out images are.
+
+    Args:
+        distances: [N] from `nearest_training(samples, training)`.
+        held_out_distances: [M] from `nearest_training(held_out, training)`, real unseen images.
+        quantile: the threshold is this quantile of `held_out_distances`; so a generator that
+            copies nothing has about this fraction, and only what exceeds it is evidence.
+    """
+    d = vector(distances, "distances")
+    reference = vector(held_out_distances, "held_out_distances")
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
+    threshold = float(np.quantile(reference, quantile))
+    count = int((d <= threshold).sum())
+    return Copies(count, count / len(d), threshold)

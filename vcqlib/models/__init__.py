@@ -1,0 +1,1 @@
+"""The variable quantizer, the tokenizer and the autoregressive model."""

@@ -1,0 +1,106 @@
+"""Text and images in one shape: windows of tokens, and one small AR model for either.
+
+Chapter 03 compares the two modalities at the same N, T, model and number of steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.texts import load_text, text_tokenizer, windows
+from ..files import atomic_path, read_json, write_json
+from ..models.autoregressive import PRESETS, ARConfig, ARModel
+from ..training import loops as training
+from . import cache
+
+TEXT_SOURCES = ("study.language", "data.texts")
+MODEL_SOURCES = ("study.language", "models.transformer", "models.autoregressive", *training.SOURCES)
+
+
+@dataclass(frozen=True)
+class TextWindows:
+    """All disjoint windows of a text, in random order: the first n stand for n images."""
+
+    rows: np.ndarray  # uint16 or uint32 [available, T], memory-mapped
+    vocabulary: int
+    bytes_per_token: float
+
+
+def text_windows(
+    name: str, kind: str, length: int, max_chars: int | None = None, seed: int = 0
+) -> TextWindows:
+    """Tokenise a text (`load_text`) and cut it into windows of `length` tokens; a cached stage.
+
+    Args:
+        kind: as in `text_tokenizer`. For `bpe:V` the tokenizer is trained on this text, and V is
+            raised to the number of different bytes in the text where it is smaller than that.
+        max_chars: read only so many characters from the start of the text.
+
+    Raises:
+        ValueError: as `load_text` and `text_tokenizer`, or the text is shorter than one window.
+    """
+    text = load_text(name)[:max_chars]
+    content = text.encode("utf-8")
+    if kind.startswith("bpe:") and kind[4:].isdecimal():
+        kind = f"bpe:{max(int(kind[4:]), len(set(content)))}"
+    digest = hashlib.sha256(content).hexdigest()
+    inputs = {"text": digest, "kind": kind, "length": length, "seed": seed}
+
+    def build(folder: Path) -> None:
+        tokenizer = text_tokenizer(kind, text)
+        tokens = tokenizer.encode(text)
+        rows = windows(tokens, max(1, len(tokens) // length), length, seed)
+        with atomic_path(folder / "rows.npy") as path:
+            np.save(path, rows.astype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32))
+        write_json(
+            folder / "text.json",
+            {"vocabulary": tokenizer.vocab_size, "bytes_per_token": len(content) / len(tokens)},
+        )
+
+    folder = cache.stage("text", inputs, TEXT_SOURCES, build)
+    return TextWindows(
+        np.load(folder / "rows.npy", mmap_mode="r"), **read_json(folder / "text.json")
+    )
+
+
+def model_bits(
+    rows: np.ndarray, held_out: np.ndarray, vocabulary: int, preset: str = "tiny",
+    steps: int = 600, batch: int = 64, seed: int = 0, device: str | torch.device = "cpu",
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Train a small unconditional AR model on rows [N, T]; its cross-entropy, bits [T].
+
+    Returns `train` (on as many training rows as there are held-out rows) and `held_out`. Cached
+    by the content of both matrices and every setting.
+    """
+    data = [np.ascontiguousarray(part, dtype=np.int64) for part in (rows, held_out)]
+    digests = [hashlib.sha256(part.tobytes()).hexdigest() for part in data]
+    inputs = {"rows": digests, "shape": list(rows.shape), "vocabulary": vocabulary,
+              "preset": preset, "steps": steps, "batch": batch, "seed": seed,
+              "device": torch.device(device).type}  # fmt: skip
+
+    def build(folder: Path) -> None:
+        train, test = (torch.from_numpy(part) for part in data)
+        none = torch.zeros(len(train), dtype=torch.int64)  # one class: nothing to condition on
+        sizes = (vocabulary,) * train.shape[1]
+        with training.own_randomness(torch.device(device)):
+            torch.manual_seed(seed)
+            model = ARModel(ARConfig(sizes, vocabulary, classes=1, **PRESETS[preset])).to(device)
+        recipe = training.Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03,
+                                 seed=seed)  # fmt: skip
+        training.train_ar(model, train, none, recipe, folder)
+        for old in folder.glob("step-*.safetensors"):
+            old.unlink()
+        zeros = torch.zeros(len(test), dtype=torch.int64)
+        parts = {"train": train[: len(test)], "held_out": test}
+        few = max(1, min(512, 2**26 // (vocabulary * train.shape[1])))  # logits of 256 MiB at most
+        bits = {k: training.position_bits(model, v, zeros[: len(v)], batch=few).tolist()
+                for k, v in parts.items()}  # fmt: skip
+        write_json(folder / "bits.json", bits)
+
+    folder = cache.stage("language-model", inputs, MODEL_SOURCES, build)
+    return {k: np.asarray(v) for k, v in read_json(folder / "bits.json").items()}

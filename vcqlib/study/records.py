@@ -1,0 +1,331 @@
+"""Records of finished runs: what was configured, what came out, where and by which code.
+
+A record is one JSON file and one PNG of samples under data/results/STUDY/. It is current while the
+configuration that the code would build today has the same fingerprint; else it is stale, and
+whoever shows it must say so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..files import atomic_path, read_json, read_record, sha256_file, write_record
+from ..theory.cliff import cumulative_capacity
+from . import experiments as ex
+from .configuration import Experiment
+from .measures import measure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .study import Run
+
+SHEET = (8, 10)  # rows and columns of the sample sheet
+FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
+          "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
+ARM = ("schedule", "of", "ramp", "power", "k_min")  # in what two arms of a study may differ
+# Relative tolerances of a recomputation. On the machine and versions of the record everything is
+# equal; elsewhere another rounding grows over some thousand steps to about what a seed does.
+TOLERANCE = {
+    "mse": 0.05, "rfd": 0.15, "entropy": 0.05, "train_bits": 0.05, "held_out_bits": 0.05,
+    "gfd": 0.2,
+}  # fmt: skip
+
+
+def write(results: Path, run: Run, measures: dict) -> Path:
+    """Write the record of a run and its sheet of samples; returns the JSON file."""
+    path = _path(results, run)
+    sheet = path.with_suffix(".png")
+    _write_sheet(sheet, run.experiment)
+    write_record(
+        path,
+        {
+            "study": run.study,
+            "group": run.group,
+            "arm": run.arm,
+            "seed": run.experiment.seed,
+            "config": run.experiment.to_dict(),
+            "sizes": list(run.experiment.sizes),
+            "fingerprint": run.fingerprint,
+            "sweeps": run.sweeps,
+            "measures": measures,
+            "tokenizer_curve": ex.tokenizer_curve(run.experiment),
+            "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)},
+            "tolerance": TOLERANCE,
+            "seconds": _seconds(run.experiment),
+            "hardware": hardware(run.experiment.torch_device),
+            "versions": versions(),
+            "commit": commit(),
+        },
+    )
+    return path
+
+
+def read(path: str | Path) -> dict:
+    """Read one record.
+
+    Raises:
+        ValueError: not a record, one of another format, a byte of it or of its sheet changed.
+    """
+    path = Path(path)
+    record = read_record(path)
+    try:
+        summary(record["measures"])
+        name, known = record["sheet"]["file"], record.keys() >= FIELDS
+        known = known and isinstance(record["config"], dict) and name == Path(name).name
+    except (KeyError, IndexError, TypeError, ValueError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} is not a record of a study")
+    sheet = path.with_name(name)
+    if not sheet.is_file() or sha256_file(sheet) != record["sheet"]["sha256"]:
+        raise ValueError(f"{sheet} is missing or damaged; restore it: git checkout -- {sheet}")
+    return record
+
+
+def load(study: str, results: str | Path | None = None) -> list[dict]:
+    """All records of a study, each with `stale` added: True if the code would compute another.
+
+    Args:
+        study: name of the study, its folder below `results`.
+        results: folder of the records; default data/results of the clone.
+    """
+    folder = Path(results or default_results()) / study
+    found = [read(path) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        raise ValueError(
+            f"no records in {folder}; compute them: vcq study book/studies/{study}.yaml"
+        )
+    return [record | {"stale": is_stale(record)} for record in found]
+
+
+def is_stale(record: Mapping) -> bool:
+    """Whether the recorded configuration gives another fingerprint, or none, with this code."""
+    try:
+        return ex.fingerprint(_experiment(record)) != record["fingerprint"]
+    except (TypeError, ValueError):
+        return True
+
+
+def current(results: Path, run: Run) -> bool:
+    """Whether a record of exactly this run is there."""
+    path = _path(results, run)
+    if not path.is_file():
+        return False
+    try:
+        record = read(path)
+    except ValueError:
+        return False  # damaged or of an older format: computed again
+    return (record["fingerprint"], record["sweeps"]) == (run.fingerprint, run.sweeps)
+
+
+def frame(records: list[dict]) -> pd.DataFrame:
+    """One row a record: its identity, configuration and the numbers of `summary`."""
+    import pandas as pd
+
+    rows = []
+    for r in records:
+        bits = float(cumulative_capacity(r["sizes"])[-1])
+        names = ("study", "group", "arm", "seed", "stale")
+        rows.append({k: r[k] for k in names} | {"n": r["config"]["n_images"], "bits": bits}
+                    | summary(r["measures"]))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary(measures: Mapping) -> dict[str, float]:
+    """The scalars by which a recomputation is judged; bits are per image, at the last AR step."""
+    last = measures["curve"][-1]
+    return {
+        "mse": measures["reconstruction"]["mse"],
+        "rfd": measures["rfd"],
+        "entropy": float(np.sum(measures["entropy"])),
+        "train_bits": float(np.sum(last["train"])),
+        "held_out_bits": float(np.sum(last["held_out"])),
+        "gfd": measures["last"]["gfd"],
+    }
+
+
+def floors(record: Mapping) -> dict[str, bool]:
+    """Which floors of the protocol a run clears; one that does not counts as no run."""
+    m, n = record["measures"], record["config"]["n_images"]
+    best = min(float(np.sum(point["held_out"])) for point in m["curve"])
+    return {
+        "reconstruction better than the mean image": m["reconstruction"]["mse"]
+        < m["mean_image_mse"],
+        "entropy at most log2 N": float(np.sum(m["entropy"])) <= np.log2(n) + 1e-9,
+        "held-out likelihood better than unigrams": best < float(np.sum(m["unigram"])),
+        "gFD below marginals": best_gfd(record) < m["gfd_marginals"],
+    }
+
+
+def best_gfd(record: Mapping) -> float:
+    """The better gFD of the last step and of the step with the best held-out likelihood."""
+    return min(record["measures"]["last"]["gfd"], record["measures"]["best"]["gfd"])
+
+
+def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[dict, dict]]:
+    """Records of arm `a` and arm `b` with the same seed, by seed.
+
+    Raises:
+        ValueError: an arm without records in the group, or arms that differ in more than K_t.
+    """
+    arms = {}
+    for arm in (a, b):
+        arms[arm] = {r["seed"]: r for r in found if (r["group"], r["arm"]) == (group, arm)}
+        if not arms[arm]:
+            known = sorted({r["arm"] for r in found if r["group"] == group})
+            raise ValueError(f"no records of arm {arm!r} in group {group!r} (arms: {known})")
+    found = [(arms[a][seed], arms[b][seed]) for seed in sorted(arms[a].keys() & arms[b].keys())]
+    for x, y in found:
+        if unlike := [name for name, value in _fixed(x).items() if _fixed(y)[name] != value]:
+            raise ValueError(
+                f"arms {a!r} and {b!r} of group {group!r} may differ in their codebook sizes only, "
+                f"and differ in {', '.join(unlike)}"
+            )
+    return found
+
+
+def _fixed(record: Mapping) -> dict:
+    """What the arms of a group share: configuration, parameter counts and vocabulary."""
+    shared = {k: v for k, v in record["config"].items() if k not in ARM}
+    return shared | {"parameters": record["measures"]["parameters"]}
+
+
+def provenance(found: list[dict]) -> str:
+    """Where records were computed, in one line for a caption; says if any is stale."""
+    hardware = {f"{r['hardware']['cores']} cores of {r['hardware']['processor']}"
+                if "gpu" not in r["hardware"] else r["hardware"]["gpu"] for r in found}  # fmt: skip
+    torch_versions = {f"torch {r['versions']['torch']}" for r in found}
+    commits = {f"commit {r['commit']}" for r in found}
+    stale = sum(r["stale"] for r in found)
+    mark = f"; STALE: {stale} of {len(found)} are of another configuration" if stale else ""
+    return "; ".join(", ".join(sorted(s)) for s in (hardware, torch_versions, commits)) + mark
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A record against its recomputation."""
+
+    rows: tuple[tuple[str, float, float, float], ...]  # name, recorded, now, tolerance
+
+    @property
+    def failed(self) -> list[str]:
+        return [
+            name
+            for name, old, new, tolerance in self.rows
+            if not abs(new - old) <= tolerance * abs(old) + 1e-9
+        ]
+
+    def __str__(self) -> str:
+        lines = [f"{'':>14} {'recorded':>10} {'now':>10} {'change':>8} {'allowed':>8}"]
+        for name, old, new, tolerance in self.rows:
+            change = (new - old) / old if old else new
+            lines.append(f"{name:>14} {old:>10.4f} {new:>10.4f} {change:>+8.2%} {tolerance:>8.0%}")
+        return "\n".join(lines)
+
+
+def reproduce(path: str | Path) -> Comparison:
+    """Recompute a record with the code as it is and compare within the record's tolerance.
+
+    Raises:
+        ValueError: not a record, or a stale one.
+    """
+    record = read(path)
+    if is_stale(record):
+        raise ValueError(
+            f"{path} is stale: its configuration no longer means what it did (fingerprint "
+            f"{record['fingerprint']}); run its study again: "
+            f"vcq study book/studies/{record['study']}.yaml"
+        )
+    old = summary(record["measures"])
+    new = summary(measure(_experiment(record), record["sweeps"]))
+    return Comparison(tuple((k, old[k], new[k], record["tolerance"][k]) for k in old))
+
+
+def _experiment(record: Mapping) -> Experiment:
+    config = record["config"]
+    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    return Experiment(**as_tuples)
+
+
+def default_results() -> Path:
+    """data/results of the clone."""
+    return Path(__file__).resolve().parents[2] / "data" / "results"
+
+
+def _path(results: Path, run: Run) -> Path:
+    return results / run.study / f"{run.name}.json"
+
+
+def _write_sheet(path: Path, e: Experiment) -> None:
+    """The first samples of the last model, one row a draw, one column a class; none chosen."""
+    from torchvision.utils import make_grid, save_image
+
+    rows, columns = SHEET
+    model = ex.ar(e).model
+    drawn = ex.generate(e, model, n=rows * model.config.classes).images
+    drawn = drawn.unflatten(0, (rows, -1))[:, :columns].flatten(0, 1)
+    with atomic_path(path) as temporary:
+        grid = make_grid(drawn, nrow=min(columns, model.config.classes), padding=1)
+        save_image(grid / 255, temporary)
+
+
+def _seconds(e: Experiment) -> dict[str, float]:
+    """Wall time of the two trainings, as their stages recorded it."""
+    folders = {"tokenizer": ex.tokenizer_folder(e), "ar": ex.ar(e).folder}
+    return {name: read_json(folder / "done.json")["seconds"] for name, folder in folders.items()}
+
+
+def hardware(device: torch.device) -> dict:
+    """Processor, cores, load, memory and GPU of this machine; no host name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),  # above `cores`: the times are of a busy machine
+        "memory_gib": round(memory),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def commit() -> str:
+    """The clone's commit, with a + if vcqlib has uncommitted changes; "unknown" outside one."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "vcqlib")
+        return git("rev-parse", "HEAD")[:12] + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,159 @@
+"""Checkpoints from which a run continues exactly: whole or absent, and never of another run.
+
+A checkpoint is one safetensors file: the tensors of every part (model, optimiser, average, …), and
+in its header the step, a format version and the configuration that it belongs to.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..files import load_tensors, save_tensors
+from . import distributed
+
+FORMAT = 2
+
+
+class Checkpoints:
+    """The parts of a run on disk every few minutes and on SIGTERM; the last `keep` are kept.
+
+    Args:
+        folder: where; None writes nothing.
+        parts: name → model, optimiser or anything else with `state_dict` and `load_state_dict`.
+        configuration: JSON; a checkpoint of another one is refused, and the differences listed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        parts: dict[str, Any],
+        configuration: dict[str, Any],
+        minutes: float = 2.0,
+        keep: int = 2,
+    ) -> None:
+        self.folder, self.parts, self.keep = folder, parts, keep
+        self.configuration = json.loads(json.dumps(configuration))
+        self.last = 0  # step of the newest one that was written or read
+        self.every, self.saved, self.stop = minutes * 60, time.monotonic(), False
+
+    def save(self, step: int) -> None:
+        """Write step-NNNNNNNN.safetensors. Every process has to call it; the first one writes."""
+        tensors = {}
+        for name, part in self.parts.items():
+            for key, value in _flat(part).items():
+                tensors[f"{name}.{key}"] = distributed.whole(value).contiguous()
+        if distributed.rank() == 0:
+            header = {"step": str(step), "configuration": json.dumps(self.configuration)}
+            save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, header, FORMAT)
+            for old in sorted(self.folder.glob("step-*.safetensors"))[: -self.keep]:
+                old.unlink()
+        self.saved, self.last = time.monotonic(), step
+
+    def state(self) -> str:
+        """What an error may say of them."""
+        return f"the checkpoint of step {self.last} is kept" if self.last else "no checkpoint yet"
+
+    def resume(self) -> int:
+        """Load the newest readable checkpoint and return its step, 0 if there is none.
+
+        Raises:
+            ValueError: it belongs to another configuration, or to another format.
+        """
+        found = sorted(self.folder.glob("step-*.safetensors")) if self.folder else []
+        step = 0
+        for path in reversed(found):
+            try:
+                tensors, header = load_tensors(path, version=None)
+            except (ValueError, OSError) as error:
+                warnings.warn(f"{path} is not readable ({error}); trying the one before",
+                              stacklevel=2)  # fmt: skip
+                continue
+            self._check(path, header)
+            for name, part in self.parts.items():
+                start = len(name) + 1
+                _load(part, {k[start:]: v for k, v in tensors.items() if k[:start] == f"{name}."})
+            step = int(header["step"])
+            break
+        self.last = distributed.agree(step, "the checkpoint to continue from")
+        return self.last
+
+    def _check(self, path: Path, header: dict[str, str]) -> None:
+        if header.get("format") != str(FORMAT):
+            raise ValueError(
+                f"{path}: checkpoint format {header.get('format')} is not {FORMAT}; move it away "
+                "to start anew"
+            )
+        wrong = differences(json.loads(header["configuration"]), self.configuration)
+        if wrong:
+            raise ValueError(
+                f"{path} is a checkpoint of another configuration ({'; '.join(wrong)}): use "
+                "another folder, or move it away"
+            )
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn SIGTERM into a saved checkpoint and a clean exit (main thread only)."""
+        if self.folder is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether this process was asked to stop, and whether it is time to save."""
+        due = self.folder is not None and time.monotonic() - self.saved > self.every
+        return self.stop, due or self.stop
+
+
+def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ: "recipe.lr 0.1 there, 0.2 here"."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        found = []
+        for key in sorted(theirs.keys() | ours.keys()):
+            inner = f"{name}.{key}" if name else key
+            found += differences(theirs.get(key), ours.get(key), inner)
+        return found
+    return [] if theirs == ours else [f"{name} {theirs} there, {ours} here"]
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's weights for use. Every process has to call it; the first one writes."""
+    tensors = {k: distributed.whole(v).contiguous().cpu() for k, v in model.state_dict().items()}
+    if distributed.rank() == 0:
+        save_tensors(path, tensors)
+
+
+def _flat(part: Any) -> dict[str, Tensor]:
+    """The tensors of a module or of an optimiser, by name."""
+    state = part.state_dict()
+    if not isinstance(part, torch.optim.Optimizer):
+        return state
+    moments = state["state"].items()
+    return {f"{i}.{k}": torch.as_tensor(v) for i, entry in moments for k, v in entry.items()}
+
+
+def _load(part: Any, tensors: dict[str, Tensor]) -> None:
+    if not isinstance(part, torch.optim.Optimizer):
+        now = part.state_dict()
+        part.load_state_dict({k: distributed.like(v, now.get(k, v)) for k, v in tensors.items()})
+        return
+    weights = [p for group in part.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        i, name = key.split(".", 1)
+        state.setdefault(int(i), {})[name] = distributed.like(value, weights[int(i)])
+    part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})

@@ -1,0 +1,177 @@
+"""Several processes, on one node or more: the same script under torchrun.
+
+Each process takes its part of every batch, gradients are averaged (DDP) or the weights are also
+sharded (FSDP2), and only the first process writes files. Without torchrun there is one process,
+and every function here does nothing. The run folder has to lie where all nodes see it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..models.transformer import Block
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def processes(device: str = "auto") -> Iterator[torch.device]:
+    """Join the group that torchrun announces, if it does; yields this process's device.
+
+    device: "auto" takes a GPU if there is one, "cpu" (gloo) or "cuda" (NCCL).
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: no GPU is visible; use --device cpu")
+    gpu = device != "cpu" and torch.cuda.is_available()
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if gpu else 0)
+    place = place if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(place)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield place  # alone, or already in the group
+        return
+    dist.init_process_group("nccl" if gpu else "gloo", device_id=place if gpu else None)
+    try:
+        yield place
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(network: nn.Module, shard: bool = False) -> nn.Module:
+    """The network whose forward and backward work across processes; alone, the network itself.
+
+    shard: FSDP2, in place: one unit a Transformer block and one for the rest.
+    """
+    if world() == 1:
+        return network
+    share_batch_norm(network)
+    device = next(network.parameters()).device
+    if not shard:
+        places = [device.index] if device.type == "cuda" else None
+        # buffers are equal everywhere (batch statistics) or counted anew after training (usage)
+        return nn.parallel.DistributedDataParallel(network, places, broadcast_buffers=False)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (world(),))
+    for module in list(network.modules()):
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
+    return fully_shard(network, mesh=mesh)
+
+
+@contextmanager
+def last_part(network: nn.Module, last: bool) -> Iterator[None]:
+    """Average gradients across processes only in the last accumulated part of a batch."""
+    if hasattr(network, "set_requires_gradient_sync"):  # FSDP2
+        network.set_requires_gradient_sync(last)
+        yield
+    elif last or not isinstance(network, nn.parallel.DistributedDataParallel):
+        yield
+    else:
+        with network.no_sync():
+            yield
+
+
+@contextmanager
+def gathered(network: nn.Module) -> Iterator[None]:
+    """Inside the block, methods other than `forward` find the weights outside of the blocks."""
+    if not hasattr(network, "unshard"):
+        yield
+        return
+    network.unshard()
+    try:
+        yield
+    finally:
+        network.reshard()
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over all processes, of equal shape; no gradient."""
+    if world() > 1:
+        values = values.detach().clone()
+        dist.all_reduce(values)
+        values /= world()
+    return values
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace each gradient by its mean over all processes (for a module that is not wrapped)."""
+    for parameter in module.parameters() if world() > 1 else ():
+        if parameter.grad is not None:
+            parameter.grad = mean(parameter.grad)
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def agree(value: int, what: str) -> int:
+    """Raise ValueError if `value` is not the same in all processes."""
+    if world() > 1:
+        every: list = [None] * world()
+        dist.all_gather_object(every, value)
+        if len(set(every)) > 1:
+            raise ValueError(
+                f"{what} differs between processes ({every}): the run folder must be on a disk "
+                "that all nodes share"
+            )
+    return value
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor in full, on the CPU (all processes have to call); others as they are."""
+    return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
+
+
+def like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """A full tensor, sharded as `reference` is (if it is, and has this shape)."""
+    if not hasattr(reference, "placements") or tensor.shape != reference.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = reference.device_mesh
+    return distribute_tensor(tensor.to(mesh.device_type), mesh, reference.placements)
+
+
+class SharedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm1d without scale and shift whose statistics are those of all processes' parts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce  # the one with a gradient
+
+        centre = all_reduce(x.mean(0) / world())
+        variance = all_reduce((x - centre).square().mean(0) / world())
+        with torch.no_grad():
+            n = len(x) * world()
+            self.running_mean.lerp_(centre.detach(), self.momentum)
+            self.running_var.lerp_(variance.detach() * n / (n - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return (x - centre) * (variance + self.eps).rsqrt()
+
+
+def share_batch_norm(network: nn.Module) -> None:
+    """Turn the quantizer's BatchNorm into one over all processes; weights and names stay."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm1d:
+            module.__class__ = SharedBatchNorm
