@@ -11,14 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcqlib import (
-    arrays,
-    codebook_sizes,
-    expected_conditional_entropy,
-    expected_distinct_prefixes,
-    matrices,
-    prefixes,
-)
+from vcqlib import codebook_sizes, expected_conditional_entropy, expected_distinct_prefixes
+from vcqlib.entropy import backends, inputs, prefixes
 from vcqlib.entropy.backends import NumPyArrays, TorchArrays
 from vcqlib.entropy.estimates import conditional_entropy, count_prefixes, summarize
 
@@ -82,7 +76,7 @@ def test_packing_makes_no_difference(codes, key_bits, sample, block, threads):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefixes, "KEY_BITS", key_bits)
         patch.setattr(prefixes, "SAMPLE", sample)
-        patch.setattr(arrays, "BLOCK", block)
+        patch.setattr(backends, "BLOCK", block)
         patch.setattr(NumPyArrays, "threads", threads)
         assert_same(conditional_entropy(codes), expected)
         assert_same(conditional_entropy(np.asfortranarray(codes)), expected)
@@ -153,7 +147,7 @@ def codes():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_form_makes_no_difference(form, codes, tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK", 256)
+    monkeypatch.setattr(backends, "BLOCK", 256)
     monkeypatch.setattr(prefixes, "KEY_BITS", 32)  # several sorts
     monkeypatch.setattr(prefixes, "SAMPLE", 500)
     given = FORMS[form](codes, tmp_path / "codes.npy")
@@ -351,7 +345,7 @@ def test_bad_codes(codes, error, message):
 @pytest.mark.parametrize("survive", [False, True])
 def test_bad_tokens_in_large_matrices_are_found_where_they_are_read(value, survive, monkeypatch):
     """Also when the bad token is only read in a later pass, through a subset of the rows."""
-    monkeypatch.setattr(matrices, "CHECKED_WHOLE", 0)
+    monkeypatch.setattr(inputs, "CHECKED_WHOLE", 0)
     monkeypatch.setattr(prefixes, "KEY_BITS", 20)
     codes = np.repeat(np.arange(500), 2)[:, None] * np.ones(12, int)
     codes = codes.astype(np.int64 if value < 0 else np.uint64)
@@ -418,5 +412,5 @@ def test_extra_memory_is_bounded():
         conditional_entropy(codes)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        blocks = 40 * arrays.BLOCK * NumPyArrays.threads
+        blocks = 40 * backends.BLOCK * NumPyArrays.threads
         assert peak < 32 * n + blocks
