@@ -24,7 +24,8 @@ _HOME = {
     "TokenizerConfig": "models.tokenizer",
     "ARModel": "models.autoregressive",
     "ARConfig": "models.autoregressive",
-    "Experiment": "study.configuration",
+    "Configuration": "study.configuration",
+    "Experiment": "study.experiment",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

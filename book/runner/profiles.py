@@ -23,7 +23,7 @@ class Profile:
     timeout: float
     parameters: dict[str, Any] = field(default_factory=dict)
     chapters: dict[str, dict[str, Any]] = field(default_factory=dict)
-    commands: dict[str, dict[str, Any]] = field(default_factory=dict)  # for `vcq … --config`
+    settings: dict[str, Any] = field(default_factory=dict)  # for `vcq … --config`
 
     def budget(self, chapter: str) -> float | None:
         """Seconds that the chapter should take at most, cold, or None if none is stated."""
@@ -62,7 +62,7 @@ def load(name: str, folder: Path) -> Profile:
         raise Refused(f"{path.name} is not plain YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise Refused(f"{path.name} holds no entries")
-    wanted = {"threads", "timeout", "parameters", "chapters", "commands"}
+    wanted = {"threads", "timeout", "parameters", "chapters", "settings"}
     for key in content:
         if key not in wanted:
             raise suggest(f"entry in {path.name}", key, wanted)

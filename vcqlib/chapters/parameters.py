@@ -1,210 +1,134 @@
-"""What each parameter of the chapters may be: one table, one check, one line for what is wrong.
+"""The parameters of the chapters: checked before anything runs, with one line for what is wrong.
 
-    from vcqlib import parameters
-    parameters.check(globals())  # first of all, after a chapter's parameters cell
+    from vcqlib.chapters import parameters
+    parameters.check(globals())                  # first of all, after the parameters cell
+    base = parameters.experiment(globals())      # the same, and the experiment they describe
 
-`Experiment.of_parameters(globals())` does the same check. Nothing is loaded by it: no model, no
-data, and torch only for the names of model sizes.
+A parameter is a setting of a run (`study.configuration`) under its flat name, or one of `Own`.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..theory.schedules import codebook_sizes
+from pydantic import AfterValidator, Field
 
-IMAGES = {"fashion-mnist": 60_000, "mnist": 60_000, "cifar10": 50_000, "digits": 1437}  # train
-LONGEST, MANY = 65_536, 10**9
+from ..data.texts import TEXTS
+from ..data.vendored import unknown_name
+from ..settings import Real, Setting, Whole, flat, setting, settings, shown
+from ..settings import check as check_one
 
+if TYPE_CHECKING:
+    from ..study.experiment import Experiment
 
-class Rule(NamedTuple):
-    """`allowed` in words, as in "seed must be …"; `accepts` says whether a value is that."""
-
-    allowed: str
-    accepts: Callable[[Any], bool]
-
-
-def _whole(low: int, high: int = MANY, none: bool = False) -> Rule:
-    def accepts(value: Any) -> bool:
-        if value is None:
-            return none
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    words = f"a whole number of at least {low} and at most {high:,}"
-    return Rule(words + (", or None" if none else ""), accepts)
+TEXT_NAMES = "shakespeare, kjv, handbook-en (-de, -fr, -ja), python or file:PATH"
 
 
-def _number(allowed: str, fits: Callable[[float], bool]) -> Rule:
-    def accepts(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return abs(value) < 1e300 and fits(value)
-
-    return Rule(allowed, accepts)
+def _text(value: str) -> str:
+    if value not in {*TEXTS, "python"} and not value.startswith("file:"):
+        raise ValueError(f"should be {TEXT_NAMES}")
+    return value
 
 
-def _dataset(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    drawn = re.fullmatch(r"synthetic:([1-9]\d{0,3})x[134]", value)
-    return value in IMAGES or bool(drawn) or value.removeprefix("folder:") not in ("", value)
+Text = Annotated[str, AfterValidator(_text)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[\w-]+$")]
 
 
-def _schedule(value: Any) -> bool:
-    """A name, looked up later, or whole numbers, held against the length and k_max later."""
-    if isinstance(value, str):
-        return True
-    return isinstance(value, list | tuple) and all(type(k) is int for k in value)
+@settings
+class Own:
+    """What only a chapter has."""
+
+    codes: Annotated[str, Field(min_length=1)] | None = setting(None, "a file of tokens, or None")
+    n_simulated: Whole = setting(200_000, "sequences of the simulation", ge=64, lt=2**31)
+    n_windows: Whole = setting(2000, "windows of each text", ge=2)
+    texts: Texts = setting(None, f"texts, of {TEXT_NAMES}")
+    modelled: Texts = setting(None, f"texts that a model learns, of {TEXT_NAMES}")
+    text: Text = setting("shakespeare", TEXT_NAMES)
+    text_chars: Whole = setting(10**6, "characters read of a text", ge=1000, le=10**10)
+    long_length: Whole = setting(64, "tokens of a long window", ge=1, le=65_536)
+    collapse_steps: Whole = setting(300, "steps of the runs that collapse", ge=1)
+    collapse_seeds: Whole = setting(3, "runs of each kind", ge=1, le=1000)
+    n_probe: Whole = setting(3000, "images behind a probe", ge=1)
+    n_seeds: Whole = setting(3, "seeds", ge=1, le=1000)
+    full_images: Whole = setting(1_281_167, "images of the full size", ge=1, le=10**15)
+    full_length: Whole = setting(256, "its positions", ge=2, le=65_536)
+    full_k_max: Whole = setting(16_384, "its codebook", ge=2, le=2**32)
+    ar_steps_full: Whole = setting(500_000, "its AR steps", ge=1)
+    ar_batch_full: Whole = setting(2048, "its AR batch", ge=1)
+    tokenizer_epochs: Whole = setting(150, "its tokenizer's passes over the images", ge=1)
+    crops: Whole = setting(10, "crops of an image that are encoded", ge=1)
+    sustained_tflops: Real = setting(400.0, "assumed rate of a GPU", gt=0)
+    bandwidth_tb: Real = setting(3.35, "assumed bandwidth of a GPU, TB/s", gt=0)
+    gpus: Whole = setting(8, "GPUs", ge=1)
+    n_live: Whole = setting(10**6, "rows measured while you wait", ge=2)
+    record: Name = setting("", "a record in data/results")
+    study: Name = setting("cpu", "a study in data/results")
+    variable: Name = setting("loglinear", "the arm that stands for the method")
 
 
-def _text(value: Any) -> bool:
-    from ..data.texts import TEXTS
+@cache
+def known() -> Mapping[str, Setting]:
+    """Every parameter that a chapter may have, by name."""
+    from ..study.configuration import Configuration
 
-    known = {*TEXTS, "python"}
-    return isinstance(value, str) and (value in known or value.startswith("file:"))
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(map(_text, value))
-
-
-POSITIVE = _number("a finite number above 0", lambda x: x > 0)
-DATASET = Rule("fashion-mnist, mnist, digits, cifar10, folder:PATH or synthetic:SIZExCHANNELS "
-               "(1, 3 or 4 of these)", _dataset)  # fmt: skip
-SCHEDULE = Rule("a name or a list of whole numbers", _schedule)
-
-
-def _name(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"[\w-]+", value))
-
-
-NAME = Rule("the name of a record or study in data/results", _name)
-TEXT = "shakespeare, kjv, handbook-en (-de, -fr, -ja), python or file:PATH"
-RULES = {
-    "dataset": DATASET,
-    "n_images": _whole(2, 10**15),
-    "image_size": _whole(1, 4096, none=True),
-    "schedule": SCHEDULE,
-    "of": SCHEDULE,
-    "length": _whole(1, LONGEST),
-    "k_max": _whole(2, 2**32),
-    "k_min": _whole(2, 2**32),
-    "ramp": _whole(1, none=True),
-    "power": POSITIVE,
-    "seed": _whole(0, 2**31 - 1),
-    "code_dim": _whole(1, LONGEST),
-    "balance": Rule("True or False", lambda value: isinstance(value, bool)),
-    "tokenizer_steps": _whole(1),
-    "tokenizer_batch": _whole(1),
-    "tokenizer_images": _whole(2, 10**15, none=True),
-    "ar_steps": _whole(1),
-    "ar_batch": _whole(1),
-    "dropout": _number("in [0, 1)", lambda x: 0 <= x < 1),
-    "n_samples": _whole(1),
-    "codes": Rule("None or the path of a file of tokens",
-                  lambda value: value is None or (isinstance(value, str) and value != "")),
-    "n_simulated": _whole(64, 2**31 - 1),
-    "n_windows": _whole(2),
-    "texts": Rule(f"a list of {TEXT}", _texts),
-    "modelled": Rule(f"a list of {TEXT}", _texts),
-    "text": Rule(TEXT, _text),
-    "text_chars": _whole(1000, 10**10),
-    "long_length": _whole(1, LONGEST),
-    "collapse_steps": _whole(1),
-    "collapse_seeds": _whole(1, 1000),
-    "n_probe": _whole(1),
-    "n_seeds": _whole(1, 1000),
-    "full_images": _whole(1, 10**15),
-    "full_length": _whole(2, LONGEST),
-    "full_k_max": _whole(2, 2**32),
-    "ar_steps_full": _whole(1),
-    "ar_batch_full": _whole(1),
-    "tokenizer_epochs": _whole(1),
-    "crops": _whole(1),
-    "sustained_tflops": POSITIVE,
-    "bandwidth_tb": POSITIVE,
-    "gpus": _whole(1),
-    "n_live": _whole(2),
-    "record": NAME,
-    "study": NAME,
-    "variable": Rule("the name of an arm", NAME.accepts),
-}  # fmt: skip
+    return {**flat(Configuration), **flat(Own)}
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Refuse the first parameter among `values` that is impossible; other names are left alone.
+    """Refuse the first parameter among a notebook's globals that is impossible or unknown.
 
-    Ranges first, then combinations: the schedule with length and k_max, the number of images with
-    the data set, and files of the user's own that have to exist.
+    What is no plain value (modules, functions, classes) or is not in lower case is no parameter.
+    Ranges first, then combinations, then files of the user's own, which have to exist.
 
     Raises:
         ValueError: one line with the name, what is allowed, and the value.
         FileNotFoundError: a folder or file that a parameter names does not exist.
     """
-    check_ranges(values)
-    held = IMAGES.get(values.get("dataset"), math.inf)
-    for name in ("n_images", "tokenizer_images"):
-        if (values.get(name) or 0) > held:
-            where = values["dataset"]
-            raise ValueError(f"{name} must be at most {held}, as {where} has, got {values[name]}")
-    for name in ("dataset", "codes", "text", "texts", "modelled"):
-        given = values.get(name)
-        for value in given if isinstance(given, list | tuple) else [given]:
-            kind, _, path = str(value).partition(":")
-            own = kind in ("folder", "file") or (name == "codes" and value is not None)
-            path = str(value) if name == "codes" else path
-            if own and not _exists(path):
-                raise FileNotFoundError(
-                    f"{name} = {_shown(value)}: there is no such file or folder"
-                )
+    given = {name: value for name, value in values.items() if _is_parameter(name, value)}
+    for name, value in given.items():
+        if name not in known():
+            raise unknown_name("parameter", name, known())
+        entry = known()[name]
+        check_one(Annotated[entry.type, entry.info], value, name)
+    from ..study.configuration import Configuration
+
+    Configuration.of(given)
+    for name, value in given.items():
+        for path in _paths(name, value):
+            if not _exists(path):
+                raise FileNotFoundError(f"{name} = {shown(value)}: there is no such file or folder")
 
 
-def check_ranges(values: Mapping[str, Any]) -> None:
-    """The part of `check` that looks at no file; `Experiment` calls it with its fields."""
-    for name, rule in RULES.items():
-        if name in values and not rule.accepts(values[name]):
-            raise ValueError(f"{name} must be {rule.allowed}, got {_shown(values[name])}")
-    for name in ("tokenizer", "ar", "device"):
-        if name in values:
-            _check_choice(name, values[name])
-    if {"schedule", "length", "k_max"} <= values.keys():
-        more = {name: values[name] for name in ("k_min", "ramp", "power", "of") if name in values}
-        codebook_sizes(values["schedule"], values["length"], values["k_max"], **more)
-    n, trained = values.get("n_images"), values.get("tokenizer_images")
-    if trained is not None and n is not None and trained < n:
-        raise ValueError(f"tokenizer_images {trained} must be at least n_images {n}, or None")
-    if values.get("balance") and values.get("tokenizer_batch") == 1:
-        raise ValueError("tokenizer_batch must be at least 2 where balance is True, got 1")
+def experiment(values: Mapping[str, Any], **changes: Any) -> Experiment:
+    """The experiment that a notebook's globals describe, all of whose parameters are checked."""
+    from ..study.configuration import Configuration
+    from ..study.experiment import Experiment
+
+    check(values)
+    return Experiment(Configuration.of({**values, **changes}))
 
 
-def _check_choice(name: str, value: Any) -> None:
-    known = ("auto", "cpu", "cuda")
-    if name == "tokenizer":
-        from ..models.tokenizer import PRESETS as known
-    elif name == "ar":
-        from ..models.autoregressive import PRESETS as known
-    if not isinstance(value, str) or value not in known:
-        near = difflib.get_close_matches(str(value)[:80], known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {name} {_shown(value)}{hint} (known: {', '.join(known)})")
+def _is_parameter(name: str, value: Any) -> bool:
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple)
+    return plain and name == name.lower() and not name.startswith("_")
+
+
+def _paths(name: str, value: Any) -> list[str]:
+    """Files and folders that a parameter names."""
+    if name == "codes":
+        return [] if value is None else [value]
+    if name not in ("dataset", "text", "texts", "modelled"):
+        return []
+    pairs = (str(v).partition(":") for v in (value if isinstance(value, list) else [value]))
+    return [path for kind, _, path in pairs if kind in ("folder", "parquet", "file")]
 
 
 def _exists(path: str) -> bool:
     try:
         return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, no such user
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte
         return False
-
-
-def _shown(value: Any) -> str:
-    """repr on one line, of a length that fits one."""
-    try:
-        text = repr(value)
-    except ValueError:  # more digits than Python prints
-        text = f"a number of {value.bit_length()} bits"
-    return text if len(text) <= 120 else f"{text[:100]}… ({type(value).__name__})"

@@ -18,7 +18,7 @@ from tyro.extras import SubcommandApp
 
 from ..files import atomic_path, write_json
 from ..progress import bar
-from . import config_file as command_files
+from . import options
 from . import sampling as sampling_commands
 from . import study as study_commands
 from . import training as training_commands
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         app.cli(
-            args=command_files.expand(sys.argv[1:] if argv is None else argv, CONFIGURED),
+            args=options.expand(sys.argv[1:] if argv is None else argv, CONFIGURED),
             prog="vcq",
             description="Measure the entropy cliff of discrete tokens; train variable codebooks.",
         )

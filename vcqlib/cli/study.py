@@ -13,7 +13,7 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..study.study import Run
+    from ..study.plan import Run
 
 
 def study(
@@ -38,7 +38,7 @@ def study(
         slurm_options: further options for sbatch, in one string.
     """
     from ..study import records
-    from ..study.study import compute, load_study, submit
+    from ..study.plan import compute, load_study, submit
 
     loaded = load_study(path)
     results = results or records.default_results()
@@ -77,7 +77,7 @@ def _watch(path: Path, runs: list[Run], results: Path, jobs: int) -> None:
     from rich.live import Live
 
     from ..study import records
-    from ..study.study import start_workers
+    from ..study.plan import start_workers
 
     def stop(*_: object) -> None:
         raise SystemExit("stopped by SIGTERM; run the same command again to go on")
@@ -114,7 +114,7 @@ def _watch(path: Path, runs: list[Run], results: Path, jobs: int) -> None:
 def _table(runs: list[Run], results: Path) -> Table:
     from rich.table import Table
 
-    from ..study import experiments, records
+    from ..study import records
 
     table = Table("run", "trained", "rFD", "held-out bits", "gFD", title=runs[0].study)
     for run in runs:
@@ -124,7 +124,7 @@ def _table(runs: list[Run], results: Path) -> Table:
             cells = [f"{numbers[k]:.3f}" for k in ("rfd", "held_out_bits", "gfd")]
             table.add_row(run.name, "recorded", *cells)
         else:
-            table.add_row(run.name, ", ".join(experiments.finished(run.experiment)))
+            table.add_row(run.name, ", ".join(run.experiment.finished))
     return table
 
 

@@ -6,12 +6,13 @@ work is shared between processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg, subcommand
 
-from ..training.recipe import Recipe
+from .options import configured, options
 
 if TYPE_CHECKING:
     import torch
@@ -21,117 +22,42 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Layout = Literal["image-major", "position-major"]
-TOKENIZER = Recipe(3000, 128, lr=2e-3, validate_every=500, sample_every=500)
-AR = Recipe(
-    1000, 64, lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, validate_every=250, sample_every=250
+TOO_LARGE = "out of memory beside the steps: choose a smaller model"
+TokenizerOptions = options(
+    "data", "codes", "tokenizer", "tokenizer_recipe", "losses", "seed", "device"
 )
-TOO_LARGE = "out of memory beside the steps: choose a smaller --model"
-HELD_OUT = 5000  # rows of held-out codes that are measured, at most
+AROptions = options("ar", "ar_recipe", "seed", "device")
 
 
 def train_tokenizer(
     out: Path = Path("runs/tokenizer"),
-    dataset: str = "fashion-mnist",
-    n_images: int | None = None,
-    image_size: int | None = None,
-    augment: bool = False,
     held_out: int = 2000,
-    model: str = "mlp",
-    schedule: str = "loglinear",
-    length: int | None = None,
-    k_max: int = 256,
-    k_min: int = 2,
-    ramp: int | None = None,
-    power: float = 1.0,
-    of: str = "loglinear",
-    sizes: tuple[int, ...] = (),
-    code_dim: int = 8,
-    balance: bool = True,
-    codebook_ema: float = 0.0,
-    revive: int = 0,
-    backbone: str = "vgg16",
-    backbone_weights: Path | None = None,
-    workers: int = 0,
-    device: Device = "auto",
-    recipe: Annotated[Recipe, arg(name="")] = TOKENIZER,
+    settings: Annotated[TokenizerOptions, arg(name="")] = TokenizerOptions(),  # noqa: B008
     config: Path | None = None,
 ) -> None:
     """Train a tokenizer: image → T codes → image.
 
     Args:
         out: the run's folder; if it holds a checkpoint of this run, training goes on from there.
-        dataset: a name (fashion-mnist, cifar10, digits …), folder:PATH, parquet:PATH (a copy from
-            Hugging Face) or synthetic:SIZExCHANNELS.
-        n_images: training images; default: all.
-        image_size: side in pixels to which images are cut; parquet: needs it.
-        augment: random crops and mirror images.
         held_out: images of the test split on which the error is measured; 0: none.
-        model: size: mlp, mlp-tiny, vit-tiny, vit-s, vit-b or vit-l.
-        schedule: how K_t grows: uniform, loglinear, doubling, linear, quadratic, cosine; or a
-            control: matched, reversed.
-        length: positions T; default: 16, or as many as `sizes` has.
-        k_max: rows of the codebook, and the largest K_t.
-        k_min: the smallest K_t.
-        ramp: position at which K_max is reached; default: the last.
-        power: exponent of the log-linear ramp.
-        of: the schedule whose mean rate `matched` takes, or that `reversed` flips.
-        sizes: K_1 … K_T themselves, in place of a schedule.
-        code_dim: width of a code vector.
-        balance: keep positions with few codes from collapsing (centred, scaled vectors).
-        codebook_ema: decay of a moving average that moves the codes in place of the gradient.
-        revive: batches after which an unused code takes a vector of the batch; 0: never.
-        backbone: torchvision network of the perceptual loss (--losses.perceptual).
-        backbone_weights: file with that network's weights.
-        workers: processes that decode images.
-        device: auto takes a GPU if there is one.
         config: YAML file with values for these options; what the command line says wins.
     """
-    import torch
-
     from ..data.batches import open_images, read_images
-    from ..data.image_sets import ImageSet
-    from ..models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
-    from ..study.run_folder import run_folder
-    from ..theory.schedules import codebook_sizes
+    from ..study import stages
     from ..training.distributed import processes
-    from ..training.losses import Backbone
     from ..training.run import memory_advice
-    from ..training.tokenizer import train_tokenizer as train
 
-    preset = _preset("tokenizer", model, PRESETS)
-    length = len(sizes) or 16 if length is None else length
-    k = codebook_sizes(sizes or schedule, length, k_max, k_min, ramp, power, of)
-    if recipe.losses.perceptual and backbone_weights is None:
-        raise ValueError("--losses.perceptual needs --backbone-weights FILE")
-    with processes(device) as place, memory_advice(TOO_LARGE):
-        data = open_images(dataset, n_images, image_size, augment)
-        images = data.images if isinstance(data, ImageSet) else data
-        channels, size = (images.shape[1], images.shape[-1]) if images is not data else (
-            data.channels, data.size)  # fmt: skip
-        settings = TokenizerConfig(
-            tuple(k.tolist()), k_max, size, channels, code_dim, balance,
-            codebook_ema=codebook_ema, revive=revive, **preset,
-        )  # fmt: skip
-        test = read_images(dataset, "test", held_out, size).images if held_out else None
-        features = None
-        if recipe.losses.perceptual:
-            features = Backbone(backbone, backbone_weights).to(place)
-        torch.manual_seed(recipe.seed)
-        net = Tokenizer(settings).to(place)
-        about = {
-            "tokenizer": settings.to_dict(),
-            "data": {"dataset": dataset, "n_images": n_images, "image_size": size,
-                     "images": len(data), "augment": augment, "classes": list(data.classes)},
-        }  # fmt: skip
-        with run_folder(out, "tokenizer", about, recipe, place) as finish:
-            if finish:
-                origin = about["data"]
-                args = (net, images, recipe, out, test, features, workers, origin)
-                finish(train(*args))
+    c = configured(settings)
+    with processes(c.device) as place, memory_advice(TOO_LARGE):
+        d = c.data
+        images = open_images(d.dataset, d.n_images, d.image_size, d.augment)
+        size = stages.pixels_of(images)[1][1]
+        test = read_images(d.dataset, "test", held_out, size).images if held_out else None
+        stages.train_tokenizer(c, images, out, place, test)
 
 
 def encode(
-    tokenizer: Path = Path("runs/tokenizer"),
+    tokenizer_folder: Path = Path("runs/tokenizer"),
     out: Path = Path("runs/codes"),
     dataset: str | None = None,
     split: Literal["train", "test"] = "train",
@@ -148,7 +74,7 @@ def encode(
     Codes are written as they come; neither images nor codes are held in memory.
 
     Args:
-        tokenizer: folder of a tokenizer's run.
+        tokenizer_folder: folder of a tokenizer's run.
         out: folder of the codes.
         dataset: as for `vcq train tokenizer`; default: what the tokenizer was trained on.
         split: train, or test for held-out codes.
@@ -160,135 +86,104 @@ def encode(
         device: auto takes a GPU if there is one.
         config: YAML file with values for these options; what the command line says wins.
     """
-    import torch
-
-    from ..data.batches import open_source, stream
-    from ..data.code_store import code_writer
-    from ..data.order import Part
-    from ..progress import bar
-    from ..study.run_folder import load_tokenizer, read_config, weights_digest
+    from ..data.batches import open_source
+    from ..study import stages
+    from ..study.configuration import Configuration
+    from ..study.folder import load_model, read_config, weights_digest
     from ..training.distributed import processes
-    from ..training.inference import encode_batch
     from ..training.run import memory_advice
 
-    if batch < 1 or workers < 0:
-        raise ValueError(f"need batch >= 1 and workers >= 0, got {batch} and {workers}")
-    trained = read_config(tokenizer, "tokenizer")["data"]
-    named = dataset or trained["dataset"]
-    own = split == "train" and named == trained["dataset"]
+    if batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {batch}")
+    trained = read_config(tokenizer_folder, "tokenizer")
+    settings = trained["configuration"]
+    named = dataset or settings["dataset"]
+    own = split == "train" and named == settings["dataset"]
+    sizes = {"schedule": "reversed", "of": settings["sizes"]} if reverse else {
+        "schedule": settings["sizes"]}  # fmt: skip
+    codes = {"length": len(settings["sizes"]), "k_max": settings["k_max"], "workers": workers}
+    c = Configuration.of({"dataset": named, **sizes, **codes})
+    count = settings["n_images"] if own else None
     with processes(device) as place, memory_advice(fewer(batch)):
-        model = load_tokenizer(tokenizer, place)
-        count = trained["n_images"] if own else None
-        size = model.config.image_size
-        source = open_source(named, split, count, size, "ten" if ten_crop else "centre")
-        sizes = model.config.codebook_sizes
-        info = {
-            "tokenizer": {"sha256": weights_digest(tokenizer), **model.config.to_dict()},
-            "data": {"dataset": named, "split": split, "n_images": count, "image_size": size},
-            "crop": source.crop, "reversed": reverse, "classes": list(source.classes),
-        }  # fmt: skip
-        parts = [Part(0, rows) for rows in torch.arange(len(source)).split(batch)]
-        sizes = sizes[::-1] if reverse else sizes
-        with code_writer(out, len(source), sizes, info, layout) as writer:
-            images = stream(source, parts, workers=workers)
-            for part, pixels in zip(bar(parts, "encoding"), images, strict=True):
-                codes = encode_batch(model, pixels.to(place)).cpu().numpy()
-                writer.append(codes[:, ::-1] if reverse else codes, source.labels[part.rows])
-    print(f"{out}: {len(source):,} rows of {len(sizes)} codes, {source.crop} crop")
+        model = load_model(tokenizer_folder, "tokenizer", place)
+        crop = "ten" if ten_crop else "centre"
+        source = open_source(named, split, count, model.config.image_size, crop)
+        info = {"tokenizer": weights_digest(tokenizer_folder), "data": named, "split": split}
+        store = stages.encode(c, model, source, out, info, layout, batch)
+    print(f"{out}: {len(store.codes):,} rows of {len(store.sizes)} codes, {source.crop} crop")
 
 
 def train_ar(
-    codes: Path = Path("runs/codes"),
+    codes_folder: Path = Path("runs/codes"),
     out: Path = Path("runs/ar"),
-    held_out: Path | None = None,
-    tokenizer: Path | None = None,
-    model: str = "tiny",
-    dropout: float = 0.1,
-    label_dropout: float = 0.1,
-    restricted_head: bool = False,
-    device: Device = "auto",
-    recipe: Annotated[Recipe, arg(name="")] = AR,
+    held_out_folder: Path | None = None,
+    tokenizer_folder: Path | None = None,
+    settings: Annotated[AROptions, arg(name="")] = AROptions(),  # noqa: B008
     config: Path | None = None,
 ) -> None:
     """Train an AR model on codes: class and the codes before → the next code.
 
     Args:
-        codes: folder that `vcq encode` wrote.
+        codes_folder: folder that `vcq encode` wrote.
         out: the run's folder; if it holds a checkpoint of this run, training goes on from there.
-        held_out: folder with codes of held-out images, whose bits by position are logged.
-        tokenizer: the tokenizer's run folder; with it pictures are drawn on the way.
-        model: size: nano, tiny, small, B, L or XL.
-        dropout: share of activations dropped in training.
-        label_dropout: share of labels dropped in training, which guidance needs.
-        restricted_head: position t computes and learns its first K_t codes only.
-        device: auto takes a GPU if there is one.
+        held_out_folder: codes of held-out images, whose bits by position are measured on the way.
+        tokenizer_folder: the tokenizer's run folder; with it pictures are drawn on the way.
         config: YAML file with values for these options; what the command line says wins.
     """
-    import torch
-
-    from ..data.code_store import open_codes, resident
-    from ..models.autoregressive import PRESETS, ARConfig, ARModel
-    from ..study.run_folder import run_folder
-    from ..training.autoregressive import train_ar as train
+    from ..data.code_store import open_codes
+    from ..study import stages
     from ..training.distributed import processes
     from ..training.run import memory_advice
 
-    preset = _preset("AR model", model, PRESETS)
-    if recipe.losses != AR.losses:
-        raise ValueError("--losses.… are options of `vcq train tokenizer`")
-    store = open_codes(codes)
-    test = _measured(store, held_out, codes) if held_out else None
-    with processes(device) as place, memory_advice(TOO_LARGE):
-        info = store.info
-        settings = ARConfig(
-            store.sizes, info["tokenizer"]["num_codes"], len(info["classes"]),
-            dropout=dropout, label_dropout=label_dropout, restricted_head=restricted_head,
-            **preset,
-        )  # fmt: skip
-        torch.manual_seed(recipe.seed)
-        net = ARModel(settings).to(place)
-        draw = _artist(tokenizer, store, place) if tokenizer else None
-        about = {"ar": settings.to_dict(), "codes": info}
-        with run_folder(out, "ar", about, recipe, place) as finish:
-            if finish:
-                rows, labels = resident(store, place), torch.from_numpy(store.labels)
-                options = {"held_out": test, "draw": draw, "origin": info}
-                finish(train(net, rows, labels, recipe, out, **options))
+    c = configured(settings)
+    store = open_codes(codes_folder)
+    test = _held_out(store, held_out_folder, codes_folder) if held_out_folder else None
+    with processes(c.device) as place, memory_advice(TOO_LARGE):
+        draw = _artist(tokenizer_folder, store, place) if tokenizer_folder else None
+        stages.train_ar(c, store, out, place, test, draw)
 
 
-def _measured(store: CodeStore, folder: Path, codes: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Held-out codes and labels, refused if another tokenizer wrote them."""
-    import numpy as np
-    import torch
-
+def _held_out(store: CodeStore, folder: Path, codes: Path) -> CodeStore:
+    """Held-out codes, refused if another tokenizer wrote them."""
     from ..data.code_store import open_codes
 
     test = open_codes(folder)
-    theirs, ours = (s.info["tokenizer"]["sha256"][:12] for s in (test, store))
+    theirs, ours = (s.info["tokenizer"][:12] for s in (test, store))
     if theirs != ours:
         raise ValueError(f"{folder} was encoded by tokenizer {theirs}, {codes} by {ours}")
     if test.info["reversed"] != store.info["reversed"]:
         raise ValueError(f"one of {folder} and {codes} is reversed: encode both with --reverse")
-    chosen = np.random.default_rng(0).permutation(len(test.codes))[:HELD_OUT]
-    rows = test.codes[chosen].astype(np.int64)
-    return torch.from_numpy(rows), torch.from_numpy(test.labels[chosen])
+    return test
 
 
-def _artist(folder: Path, store: CodeStore, device: torch.device) -> Any:
+def _artist(
+    folder: Path, store: CodeStore, device: torch.device
+) -> Callable[[ARModel], torch.Tensor]:
     """A function that draws sixteen samples of an AR model as uint8 images."""
     import torch
 
-    from ..study.run_folder import check_tokenizer, load_tokenizer
-    from ..study.sampling import draw
+    from ..study.samples import draw
 
-    check_tokenizer(folder, store.info)
-    decoder = load_tokenizer(folder, device)
+    decoder = load_decoder(folder, store.info, device)
 
     def artist(model: ARModel) -> torch.Tensor:
         labels = torch.arange(16) % model.config.classes
-        return draw(model, decoder, labels, reverse=store.info["reversed"]).images
+        return draw(model, decoder, labels, flipped=store.info["reversed"]).images
 
     return artist
+
+
+def load_decoder(folder: Path, codes: dict, device: torch.device):
+    """The tokenizer that wrote the codes (their sidecar's `info`); any other one is refused."""
+    from ..study.folder import load_model, weights_digest
+
+    model = load_model(folder, "tokenizer", device)
+    ours, theirs = weights_digest(folder)[:12], codes["tokenizer"][:12]
+    if ours != theirs:
+        raise ValueError(
+            f"{folder} holds tokenizer {ours}, but {theirs} wrote the codes: give that one"
+        )
+    return model
 
 
 def fewer(batch: int) -> str:
@@ -296,14 +191,6 @@ def fewer(batch: int) -> str:
     if batch == 1:
         return "out of memory with one image at a time: it needs a larger GPU, or --device cpu"
     return f"out of memory with {batch} images at a time: try --batch {batch // 2}"
-
-
-def _preset(kind: str, name: str, presets: dict[str, dict]) -> dict:
-    from ..data.vendored import unknown_name
-
-    if name not in presets:
-        raise unknown_name(kind, name, presets)
-    return presets[name]
 
 
 def train(

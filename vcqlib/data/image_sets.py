@@ -82,12 +82,12 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def write_sheet(path: str | Path, images: Tensor, columns: int = 8) -> None:
+def write_sheet(path: str | Path, images: Tensor, columns: int = 8, padding: int = 2) -> None:
     """Write uint8 images [N, C, H, W] side by side as one PNG."""
     from torchvision.utils import save_image
 
     with atomic_path(path) as temporary:
-        save_image(images.float() / 255, temporary, format="png", nrow=columns, padding=2)
+        save_image(images.float() / 255, temporary, format="png", nrow=columns, padding=padding)
 
 
 def load_images(

@@ -7,7 +7,6 @@ nothing that is mistaken for a result, and two processes never do the same work.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -15,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..data.vendored import cache_root
 from ..files import read_record, sha256_file, write_record
+from .sources import LIBRARY, digests
 
-LIBRARY = Path(__file__).parents[1]
 _wait: ContextVar[bool] = ContextVar("wait", default=True)
 
 
@@ -31,27 +30,16 @@ class Busy(Exception):
 
 
 def root() -> Path:
-    """Where stages live: $VCQ_CACHE, else build/cache below the current folder."""
-    return Path(os.environ.get("VCQ_CACHE", "build/cache")).resolve()
+    """Where stages live: $VCQ_CACHE, else build/cache of the clone, else of the user's cache."""
+    if folder := os.environ.get("VCQ_CACHE"):
+        return Path(folder).resolve()
+    clone = LIBRARY.parent
+    return clone / "build" / "cache" if (clone / "pyproject.toml").is_file() else cache_root()
 
 
-@cache
-def source_digest(module: str) -> str:
-    """Hash of a vcqlib module's code, comments and docstrings left out."""
-    tree = ast.parse((LIBRARY / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def key(name: str, inputs: dict, modules: tuple[str, ...]) -> str:
+def key(name: str, inputs: dict, code: Callable | None = None) -> str:
     """Name of the stage's folder: stage name and 16 hex digits."""
-    sources = {m: source_digest(m) for m in modules}
-    text = json.dumps({"inputs": inputs, "sources": sources}, sort_keys=True)
+    text = json.dumps({"inputs": inputs, "sources": digests(code) if code else {}}, sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -71,23 +59,26 @@ def _intact(folder: Path) -> bool:
     return True
 
 
-def has(name: str, inputs: dict, modules: tuple[str, ...]) -> bool:
+def has(name: str, inputs: dict, code: Callable | None = None) -> bool:
     """Whether a stage is finished."""
-    return (root() / key(name, inputs, modules) / "done.json").exists()
+    return (root() / key(name, inputs, code) / "done.json").exists()
 
 
-def stage(name: str, inputs: dict, modules: tuple[str, ...], build: Callable[[Path], None]) -> Path:
+def stage(
+    name: str, inputs: dict, build: Callable[[Path], None], code: Callable | None = None
+) -> Path:
     """Return the folder of a stage, calling `build(folder)` first if it is not there.
 
     Args:
         inputs: everything the result depends on, as JSON.
-        modules: vcqlib modules whose code it depends on.
         build: writes the stage's files into the folder; may find its own unfinished work there.
+        code: function of the library that does the work; the stage is another one once any code
+            that it can reach has changed (see `sources`).
 
     Raises:
         Busy: another process holds the stage, inside `without_waiting()`.
     """
-    folder = root() / key(name, inputs, modules)
+    folder = root() / key(name, inputs, code)
     if _intact(folder):
         return folder
     folder.mkdir(parents=True, exist_ok=True)

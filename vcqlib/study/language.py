@@ -15,15 +15,11 @@ import torch
 from ..data.texts import load_text, text_tokenizer, windows
 from ..files import atomic_path, read_json, write_json
 from ..models.autoregressive import PRESETS, ARConfig, ARModel
-from ..training import SOURCES
 from ..training.autoregressive import train_ar
 from ..training.inference import position_bits
 from ..training.recipe import Recipe
 from ..training.run import own_randomness
 from . import cache
-
-TEXT_SOURCES = ("study.language", "data.texts")
-MODEL_SOURCES = ("study.language", "models.transformer", "models.autoregressive", *SOURCES)
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def text_windows(
             {"vocabulary": tokenizer.vocab_size, "bytes_per_token": len(content) / len(tokens)},
         )
 
-    folder = cache.stage("text", inputs, TEXT_SOURCES, build)
+    folder = cache.stage("text", inputs, build, text_windows)
     return TextWindows(
         np.load(folder / "rows.npy", mmap_mode="r"), **read_json(folder / "text.json")
     )
@@ -106,5 +102,5 @@ def model_bits(
                 for k, v in parts.items()}  # fmt: skip
         write_json(folder / "bits.json", bits)
 
-    folder = cache.stage("language-model", inputs, MODEL_SOURCES, build)
+    folder = cache.stage("language-model", inputs, build, model_bits)
     return {k: np.asarray(v) for k, v in read_json(folder / "bits.json").items()}

@@ -1,26 +1,29 @@
-"""What a study measures of one arm: everything `experiments.metrics` has, and what takes longer.
+"""What a study measures of one arm.
 
 The grids are the same for every arm, the control included, and are listed here: no arm is tuned
-with more tries than another.
+with more tries than another. What is loaded or drawn once is passed on.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.image_sets import to_float
+from ..data.vendored import manifest
 from ..entropy.estimates import conditional_entropy
 from ..files import read_json, write_json
-from ..metrics import distances as evaluation
-from ..metrics import extractors
-from ..training import inference
+from ..metrics import distances, extractors
+from ..training.inference import decode
 from . import cache
-from . import experiments as ex
-from .configuration import Experiment
+from .configuration import Configuration
+from .experiment import Experiment
+from .samples import Samples
 
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)  # constant classifier-free guidance scales
@@ -29,65 +32,145 @@ REDRAWN = 1000  # held-out images whose last codes are drawn anew, at most
 COMPARED = 2000  # held-out images that give the yardstick for copies, at most
 
 
+class Judge:
+    """The extractor by which a data set is judged, with the features of its images."""
+
+    def __init__(self, e: Experiment) -> None:
+        self.name = extractors.default_extractor(e.c.data.dataset)
+        self.extract = extractors.load_extractor(self.name, e.device.type)
+        self.train, self.test = (self.extract(split.images) for split in (e.images, e.test))
+
+    def gfd(self, images: Tensor) -> float:
+        """Fréchet distance of uint8 images to the held-out images."""
+        return distances.frechet_distance(self.extract(images), self.test)
+
+
+@lru_cache(maxsize=2)
+def _judge(dataset: str, n_images: int | None, image_size: int | None, device: str) -> Judge:
+    return Judge(Experiment(Configuration.of(locals())))
+
+
+def judge(e: Experiment) -> Judge:
+    """The judge of an experiment's images, which all arms share."""
+    d = e.c.data
+    return _judge(d.dataset, d.n_images, d.image_size, e.device.type)
+
+
+def check_samples(e: Experiment) -> None:
+    """Refuse, before anything is trained, what is too small for the features it is judged by.
+
+    Raises:
+        ValueError: no more samples, training or held-out images than the extractor has features.
+        ImportError: the extractor of this data set is not installed.
+    """
+    known = judge(e)
+    held_out, width = known.test.shape
+    counts = {"n_samples": e.c.sampling.n_samples, "n_images": len(known.train),
+              "held-out images": held_out}  # fmt: skip
+    for what, count in counts.items():
+        if count <= width:
+            raise ValueError(
+                f"{what} must be above {width}, the features of the extractor {known.name!r} by "
+                f"which {e.c.data.dataset} is judged, got {count}"
+            )
+
+
+def _inputs(e: Experiment) -> dict[str, Any]:
+    weights = {k: v["sha256"] for k, v in manifest().items() if k.startswith("extractors/")}
+    return {"arm": e.fingerprint, "weights": weights, "device": e.device.type,
+            "torch": torch.__version__}  # fmt: skip
+
+
+def metrics(e: Experiment) -> dict:
+    """What chapters report of one arm: reconstruction, entropy, generation, floors; cached.
+
+    gFD is against the held-out test images, at T = 1 without guidance, at the last step and at
+    the step with the best held-out likelihood; `gfd_train` is against the training images.
+    """
+    build = lambda folder: write_json(folder / "metrics.json", _metrics(e))  # noqa: E731
+    return read_json(cache.stage("metrics", _inputs(e), build, _metrics) / "metrics.json")
+
+
 def measure(e: Experiment, sweeps: bool = False) -> dict:
-    """Metrics of one arm, cached; with `sweeps` also temperatures, guidance and probes."""
-    name = extractors.default_extractor(e.dataset)
-    inputs = {"arm": ex.fingerprint(e), "run": ex.ar(e).folder.name, "extractor": name}
-    inputs |= {"sweeps": sweeps, "grids": [TEMPERATURES, GUIDANCE, PROBED, REDRAWN, COMPARED]}
+    """All metrics of one arm, cached; with `sweeps` also temperatures, guidance and probes."""
 
     def build(folder: Path) -> None:
-        write_json(folder / "measures.json", ex.metrics(e) | _measure(e, name, sweeps))
+        write_json(folder / "measures.json", metrics(e) | _more(e, sweeps))
 
-    sources = (
-        *ex.METRIC_SOURCES,
-        "entropy.estimates",
-        "study.experiments",
-        "study.measures",
-        "metrics.probe",
-    )
-    return read_json(cache.stage("measures", inputs, sources, build) / "measures.json")
+    inputs = _inputs(e) | {"sweeps": sweeps}
+    return read_json(cache.stage("measures", inputs, build, measure) / "measures.json")
 
 
-def _measure(e: Experiment, name: str, sweeps: bool) -> dict:
-    extract = ex.extractor(e, name)
-    reference, known = ex.features(e, "test", name), ex.features(e, "train", name)
-    run = ex.ar(e)
+def _metrics(e: Experiment) -> dict:
+    check_samples(e)
+    known, run = judge(e), e.ar
+    reference, train = known.test, known.train
+    rebuilt = e.decode(_rows(e.test_codes.codes))
+    n = e.c.sampling.n_samples
+    entropy = conditional_entropy(np.ascontiguousarray(e.codes.codes))
+    result: dict = {
+        "extractor": known.extract.label, "n_samples": n, "n_reference": len(reference),
+        "reconstruction": distances.reconstruction(e.test.images, rebuilt),
+        "rfd": known.gfd(rebuilt),
+        "entropy": entropy.bits.tolist(),
+        "used": [int(np.unique(column).size) for column in e.codes.codes.T],
+    }  # fmt: skip
+    for label, step in (("last", run.steps[-1]), ("best", run.best_step)):
+        fake = known.extract(e.samples(step).images)
+        few = min(len(reference), len(fake))  # precision and recall need equal counts
+        precision, recall = distances.precision_recall(reference[:few], fake[:few])
+        result[label] = {
+            "step": step,
+            "gfd": distances.frechet_distance(fake, reference),
+            "gfd_train": distances.frechet_distance(fake, train),
+            "precision": precision, "recall": recall,
+        }  # fmt: skip
+    result["gfd_marginals"] = known.gfd(e.decode(e.marginal_codes(n)))
+    # as many real images as there are samples: what a perfect generator would score
+    result["real_real"] = distances.frechet_distance(train[:n], reference)
+    return result
 
-    def gfd(model, **sampling) -> float:
-        fake = extract(ex.generate(e, model, **sampling).images)
-        return evaluation.frechet_distance(fake, reference)
 
+def _more(e: Experiment, sweeps: bool) -> dict:
+    known, run, drawn = judge(e), e.ar, e.samples()
+    features = known.extract(drawn.images)
     result: dict = {"curve": run.curve, "best_step": run.best_step}
     result["parameters"] = {
-        "tokenizer": _count(ex.tokenizer(e)),
+        "tokenizer": _count(e.tokenizer),
         "ar": _count(run.model),
         "vocabulary": run.model.config.vocabulary,
     }
     result |= _floors(e)
-    result["gfd_by_step"] = {str(step): gfd(run.at(step)) for step in run.steps}
-    drawn = ex.generate(e, run.model)
-    features = extract(drawn.images)
-    result["kid"] = evaluation.kernel_distance(features, reference)
-    if isinstance(extract, extractors.ClassifierExtractor):
-        result["class_score"] = evaluation.class_score(extract.probabilities(drawn.images))
-    result["copies"] = _copies(e, drawn, features, reference, known)
+    result["gfd_by_step"] = {str(step): known.gfd(e.samples(step).images) for step in run.steps}
+    result["kid"] = distances.kernel_distance(features, known.test)
+    if isinstance(known.extract, extractors.ClassifierExtractor):
+        result["class_score"] = distances.class_score(known.extract.probabilities(drawn.images))
+    result["copies"] = _copies(e, drawn, features, known)
     if sweeps:
-        result["gfd_by_temperature"] = {str(t): gfd(run.model, temperature=t) for t in TEMPERATURES}
-        result["gfd_by_guidance"] = {str(s): gfd(run.model, cfg_scale=s) for s in GUIDANCE}
+        result["gfd_by_temperature"] = _sweep(e, known, "temperature", TEMPERATURES)
+        result["gfd_by_guidance"] = _sweep(e, known, "cfg_scale", GUIDANCE)
         result["probe"] = _probes(e)
         result["prefix_mse"] = _prefix_errors(e)
-        result["class_kept"] = _class_kept(e, name)
+        result["class_kept"] = _class_kept(e, known)
     return result
+
+
+def _sweep(e: Experiment, known: Judge, name: str, values: tuple[float, ...]) -> dict[str, float]:
+    """gFD of the last model by one setting of sampling."""
+    plain = getattr(e.c.sampling, name)
+    drawn = {v: e.samples() if v == plain else e.draw(e.ar.model, **{name: v}) for v in values}
+    return {str(v): known.gfd(some.images) for v, some in drawn.items()}
 
 
 def _floors(e: Experiment) -> dict:
     """What knowing nothing costs: each code by its own frequency, and the mean training image."""
-    codes = ex.codes(e).codes
+    codes = e.codes.codes
     unigram = [
-        conditional_entropy(np.ascontiguousarray(codes[:, [t]])).total_bits for t in range(e.length)
+        conditional_entropy(np.ascontiguousarray(codes[:, [t]])).total_bits
+        for t in range(codes.shape[1])
     ]
-    mean = to_float(ex.images(e).images).mean(0)
-    error = (to_float(ex.images(e, "test").images) - mean).square().mean()
+    mean = to_float(e.images.images).mean(0)
+    error = (to_float(e.test.images) - mean).square().mean()
     return {"unigram": unigram, "mean_image_mse": float(error)}
 
 
@@ -95,40 +178,41 @@ def _count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _copies(e: Experiment, drawn: ex.Samples, features, reference, known) -> dict:
+def _rows(codes: np.ndarray) -> Tensor:
+    return torch.from_numpy(codes.astype(np.int64))
+
+
+def _copies(e: Experiment, drawn: Samples, features: np.ndarray, known: Judge) -> dict:
     """Share of samples nearer to a training image than 99 % of the held-out images are."""
-    test, train = ex.images(e, "test").images, ex.images(e).images
     found = {}
-    for kind, samples, held_out, known_images in (
-        ("features", features, reference[:COMPARED], known),
-        ("pixels", drawn.images, test[:COMPARED], train),
+    for kind, samples, held_out, training in (
+        ("features", features, known.test[:COMPARED], known.train),
+        ("pixels", drawn.images, e.test.images[:COMPARED], e.images.images),
     ):
-        _, distance = evaluation.nearest_training(samples, known_images)
-        _, usual = evaluation.nearest_training(held_out, known_images)
-        found[kind] = evaluation.count_copies(distance, usual).fraction
+        _, distance = distances.nearest_training(samples, training)
+        _, usual = distances.nearest_training(held_out, training)
+        found[kind] = distances.count_copies(distance, usual).fraction
         found[f"{kind}_distance"] = float(np.median(distance) / np.median(usual))
-    sequences = {tuple(row) for row in ex.codes(e).codes.tolist()}
+    sequences = {tuple(row) for row in e.codes.codes.tolist()}
     found["codes"] = float(np.mean([tuple(row) in sequences for row in drawn.codes.tolist()]))
     return found
 
 
 def _probes(e: Experiment) -> dict[str, list[float]]:
     """Accuracy of a linear probe on the first 1..T tokens, for three readings of a token."""
-    train, test = ex.images(e), ex.images(e, "test")
-    device, n = e.torch_device.type, len(train)
-    n = min(n, PROBED) if device == "cpu" else n
-    own, other = ex.codes(e).codes[:n], ex.codes(e, "test").codes
-    y, y_test = train.labels[:n], test.labels
+    n = min(len(e.images), PROBED) if e.device.type == "cpu" else len(e.images)
+    own, other = e.codes.codes[:n], e.test_codes.codes
+    y, y_test = e.images.labels[:n], e.test.labels
     readings = {
         "encoder outputs": (
-            encoder_outputs(e, train.images[:n]),
-            encoder_outputs(e, test.images),
+            encoder_outputs(e, e.images.images[:n]),
+            encoder_outputs(e, e.test.images),
         ),
         "code vectors": (code_vectors(e, own), code_vectors(e, other)),
         "one-hot codes": (own, other),
     }
     return {
-        reading: evaluation.prefix_probe(x, y, x_test, y_test, device=device).tolist()
+        reading: distances.prefix_probe(x, y, x_test, y_test, device=e.device.type).tolist()
         for reading, (x, x_test) in readings.items()
     }
 
@@ -138,10 +222,11 @@ def _prefix_errors(e: Experiment) -> list[float]:
 
     In the tokenizer's order: for the reversed arm these are those of the arm it flips.
     """
-    some = to_float(ex.images(e, "test").images[:COMPARED])
-    rows = torch.from_numpy(ex.codes(e, "test").codes[:COMPARED].astype(np.int64))
-    rows, model = rows.flip(1) if e.flipped else rows, ex.tokenizer(e)
-    decoded = (inference.decode(model, rows[:, :m].contiguous()) for m in range(1, e.length + 1))
+    some = to_float(e.test.images[:COMPARED])
+    rows = _rows(e.test_codes.codes[:COMPARED])
+    rows = rows.flip(1) if e.c.flipped else rows
+    lengths = range(1, rows.shape[1] + 1)
+    decoded = (decode(e.tokenizer, rows[:, :m].contiguous()) for m in lengths)
     return [float((x - some).square().mean()) for x in decoded]
 
 
@@ -150,22 +235,22 @@ def redraw(e: Experiment, codes: np.ndarray, m: int, draws: int = 1, seed: int =
 
     The AR model is not told the class, so what comes out alike is what the prefix fixed.
     """
-    model = ex.ar(e).model
+    model = e.ar.model
     where = model.head.weight.device
-    prefix = torch.from_numpy(codes[:, :m].astype(np.int64)).repeat_interleave(draws, 0).to(where)
+    prefix = _rows(codes[:, :m]).repeat_interleave(draws, 0).to(where)
     labels = torch.full((len(prefix),), model.null_label, device=where)
     generator = torch.Generator(where).manual_seed(seed)
-    return ex.decode(e, model.generate(labels, generator=generator, prefix=prefix).cpu())
+    return e.decode(model.generate(labels, generator=generator, prefix=prefix).cpu())
 
 
-def _class_kept(e: Experiment, name: str) -> dict[str, float]:
+def _class_kept(e: Experiment, known: Judge) -> dict[str, float]:
     """How often a redrawn image shows the class of the image that gave its first m codes."""
-    extract, train, test = ex.extractor(e, name), ex.images(e), ex.images(e, "test")
-    known, y = ex.features(e, "train", name)[:PROBED], train.labels[:PROBED]
-    codes, source = ex.codes(e, "test").codes[:REDRAWN], test.labels[:REDRAWN]
-    lengths = sorted({m for m in (1, 2, 3, 4, 6, 8, 12) if m < e.length} | {e.length})
+    codes, source = e.test_codes.codes[:REDRAWN], e.test.labels[:REDRAWN]
+    features, labels = known.train[:PROBED], e.images.labels[:PROBED]
+    length = codes.shape[1]
+    lengths = sorted({m for m in (1, 2, 3, 4, 6, 8, 12) if m < length} | {length})
     return {
-        str(m): evaluation.linear_probe(known, y, extract(redraw(e, codes, m)), source)
+        str(m): distances.linear_probe(features, labels, known.extract(redraw(e, codes, m)), source)
         for m in lengths
     }
 
@@ -173,16 +258,14 @@ def _class_kept(e: Experiment, name: str) -> dict[str, float]:
 @torch.inference_mode()
 def encoder_outputs(e: Experiment, images: Tensor) -> Tensor:
     """Continuous vectors [N, T, d] of uint8 images, in the order in which the AR model reads."""
-    model = ex.tokenizer(e)
-    parts = [model.features(to_float(x).to(e.torch_device)).cpu() for x in images.split(1000)]
-    return torch.cat(parts).flip(1) if e.flipped else torch.cat(parts)
+    parts = [e.tokenizer.features(to_float(x).to(e.device)).cpu() for x in images.split(1000)]
+    return torch.cat(parts).flip(1) if e.c.flipped else torch.cat(parts)
 
 
 @torch.inference_mode()
 def code_vectors(e: Experiment, codes: np.ndarray) -> Tensor:
     """Quantized vectors [N, T, d] of codes [N, T], in the same order."""
-    rows = torch.from_numpy(codes.astype(np.int64)).to(e.torch_device)
-    quantizer = ex.tokenizer(e).quantizer
-    if e.flipped:
+    rows, quantizer = _rows(codes).to(e.device), e.tokenizer.quantizer
+    if e.c.flipped:
         return quantizer.decode(rows.flip(1)).flip(1).cpu()
     return quantizer.decode(rows).cpu()

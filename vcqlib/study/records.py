@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..files import atomic_path, read_json, read_record, sha256_file, write_record
+from ..data.image_sets import write_sheet
+from ..files import read_record, sha256_file, write_record
 from ..theory.cliff import cumulative_capacity
-from . import experiments as ex
-from .configuration import Experiment
+from .configuration import Configuration
+from .experiment import Experiment
 from .measures import measure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .study import Run
+    from .plan import Run
 
 SHEET = (8, 10)  # rows and columns of the sample sheet
 FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
@@ -53,17 +54,17 @@ def write(results: Path, run: Run, measures: dict) -> Path:
             "study": run.study,
             "group": run.group,
             "arm": run.arm,
-            "seed": run.experiment.seed,
-            "config": run.experiment.to_dict(),
+            "seed": run.experiment.c.seed,
+            "config": run.experiment.c.to_dict(),
             "sizes": list(run.experiment.sizes),
-            "fingerprint": run.fingerprint,
+            "fingerprint": run.experiment.fingerprint,
             "sweeps": run.sweeps,
             "measures": measures,
-            "tokenizer_curve": ex.tokenizer_curve(run.experiment),
+            "tokenizer_curve": run.experiment.tokenizer_curve,
             "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)},
             "tolerance": TOLERANCE,
             "seconds": _seconds(run.experiment),
-            "hardware": hardware(run.experiment.torch_device),
+            "hardware": hardware(run.experiment.device),
             "versions": versions(),
             "commit": commit(),
         },
@@ -112,7 +113,7 @@ def load(study: str, results: str | Path | None = None) -> list[dict]:
 def is_stale(record: Mapping) -> bool:
     """Whether the recorded configuration gives another fingerprint, or none, with this code."""
     try:
-        return ex.fingerprint(_experiment(record)) != record["fingerprint"]
+        return _experiment(record).fingerprint != record["fingerprint"]
     except (TypeError, ValueError):
         return True
 
@@ -126,7 +127,7 @@ def current(results: Path, run: Run) -> bool:
         record = read(path)
     except ValueError:
         return False  # damaged or of an older format: computed again
-    return (record["fingerprint"], record["sweeps"]) == (run.fingerprint, run.sweeps)
+    return (record["fingerprint"], record["sweeps"]) == (run.experiment.fingerprint, run.sweeps)
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
@@ -253,9 +254,7 @@ def reproduce(path: str | Path) -> Comparison:
 
 
 def _experiment(record: Mapping) -> Experiment:
-    config = record["config"]
-    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    return Experiment(**as_tuples)
+    return Experiment(Configuration.of(record["config"]))
 
 
 def default_results() -> Path:
@@ -269,21 +268,17 @@ def _path(results: Path, run: Run) -> Path:
 
 def _write_sheet(path: Path, e: Experiment) -> None:
     """The first samples of the last model, one row a draw, one column a class; none chosen."""
-    from torchvision.utils import make_grid, save_image
-
     rows, columns = SHEET
-    model = ex.ar(e).model
-    drawn = ex.generate(e, model, n=rows * model.config.classes).images
+    classes = e.ar.model.config.classes
+    drawn = e.draw(e.ar.model, rows * classes).images
     drawn = drawn.unflatten(0, (rows, -1))[:, :columns].flatten(0, 1)
-    with atomic_path(path) as temporary:
-        grid = make_grid(drawn, nrow=min(columns, model.config.classes), padding=1)
-        save_image(grid / 255, temporary)
+    write_sheet(path, drawn, min(columns, classes), padding=1)
 
 
 def _seconds(e: Experiment) -> dict[str, float]:
     """Wall time of the two trainings, as their stages recorded it."""
-    folders = {"tokenizer": ex.tokenizer_folder(e), "ar": ex.ar(e).folder}
-    return {name: read_json(folder / "done.json")["seconds"] for name, folder in folders.items()}
+    folders = {"tokenizer": e.tokenizer_folder, "ar": e.ar.folder}
+    return {name: read_record(folder / "done.json")["seconds"] for name, folder in folders.items()}
 
 
 def hardware(device: torch.device) -> dict:

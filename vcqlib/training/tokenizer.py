@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from ..data.batches import Source, stream
 from ..data.image_sets import to_float, to_uint8
 from ..models.tokenizer import Tokenizer
+from ..settings import fold
 from . import distributed
 from .inference import decode, encode, reconstruction_error
 from .losses import ImageLosses
-from .recipe import Recipe
+from .recipe import Losses, Recipe
 from .run import Run
+
+PIXELS_ALONE = Losses()
 
 
 def train_tokenizer(
@@ -31,10 +34,11 @@ def train_tokenizer(
     features: nn.Module | None = None,
     workers: int = 0,
     origin: dict | None = None,
+    losses: Losses = PIXELS_ALONE,
 ) -> Tokenizer:
     """Train on images: uint8 [N, C, H, W], or a source that is read as it goes.
 
-    Loss: the recipe's image losses (default: mean squared error) + the quantizer's. Afterwards the
+    Loss: the image losses (default: mean squared error) + the quantizer's. Afterwards the
     usage counts hold one pass over at most 10,000 training images.
 
     Args:
@@ -51,10 +55,11 @@ def train_tokenizer(
     r, c, device = recipe, model.config, next(model.parameters()).device
     if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
         raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
-    losses = ImageLosses(r.losses, c.channels, c.image_size, features).to(device)
-    about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin}
+    criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
+    about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin,
+             "losses": fold(losses)}  # fmt: skip
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
-    with Run("tokenizer", model, model, r, folder, about, losses.critic) as run:
+    with Run("tokenizer", model, model, r, folder, about, criterion.critic) as run:
         order = None if isinstance(images, Tensor) else images.order
         batches = stream(images, run.schedule(len(images), order), r.seed, workers)
         for _ in run.steps():
@@ -62,7 +67,7 @@ def train_tokenizer(
                 x = to_float(pictures.to(device))
                 with run.autocast():
                     output = run.network(x)
-                    loss = losses(output.images, x, model.decoder.out.weight)
+                    loss = criterion(output.images, x, model.decoder.out.weight)
                 run.backward(loss.total + output.loss, quantizer=output.loss, **loss.terms)
             run.update()
             if run.due(r.log_every):

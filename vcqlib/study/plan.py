@@ -1,27 +1,28 @@
 """A study: arms × seeds × settings from a YAML file, computed by several processes into records.
 
-A study file holds `about`, `base` (fields of `Experiment`), `arms` (name: fields that make the arm)
+A study file holds `about`, `base` (settings by flat name), `arms` (name: settings that make it)
 and `groups`, each with a name, its arms, its seeds, further fields under `set`, and `sweeps: true`
 where temperatures, guidance and probes are measured too.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+from ..data.vendored import unknown_name
+from ..settings import flat
 from . import cache, records
-from . import experiments as ex
-from .configuration import Experiment
-from .measures import measure
+from .configuration import Configuration
+from .experiment import Experiment
+from .measures import check_samples, measure
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.group}-{self.arm}-s{self.experiment.seed}"
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return ex.fingerprint(self.experiment)
+        return f"{self.group}-{self.arm}-s{self.experiment.c.seed}"
 
 
 @dataclass(frozen=True)
@@ -67,40 +64,38 @@ def load_study(path: str | Path) -> Study:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     _keys(content, {"about", "base", "arms", "groups"}, f"{path}")
+    arms = content.get("arms") or {}
+    _keys(arms, set(arms), f"{path}, arms")
     runs: dict[str, Run] = {}
     for group in content.get("groups") or []:
         _keys(group, {"name", "arms", "seeds", "set", "sweeps"}, f"{path}, a group")
-        where = f"{path}, group {group.get('name')!r}"
-        for seed in group.get("seeds", [0]):
-            for arm in group["arms"]:
-                if arm not in content["arms"]:
-                    raise ValueError(f"{where}: unknown arm {arm!r}{_near(arm, content['arms'])}")
-                values = content["base"] | group.get("set", {}) | content["arms"][arm]
-                _keys(values, {f.name for f in fields(Experiment)}, f"{where}, arm {arm!r}")
-                try:
-                    e = Experiment(**values, seed=seed)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{where}, arm {arm!r}: {error}") from None
-                run = Run(path.stem, group["name"], arm, e, bool(group.get("sweeps")))
-                if run.name in runs:
-                    raise ValueError(f"{where}: two runs are called {run.name}")
-                runs[run.name] = run
+        if missing := {"name", "arms"} - group.keys():
+            raise ValueError(f"{path}, a group has no {' and no '.join(sorted(missing))}: {group}")
+        where = f"{path}, group {group['name']!r}"
+        for seed, arm in product(group.get("seeds", [0]), group["arms"]):
+            if arm not in arms:
+                raise ValueError(f"{where}: {unknown_name('arm', str(arm), arms)}")
+            values = (content.get("base") or {}) | group.get("set", {}) | arms[arm]
+            _keys(values, flat(Configuration).keys(), f"{where}, arm {arm!r}")
+            try:
+                e = Experiment(Configuration.of(values | {"seed": seed}))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{where}, arm {arm!r}: {error}") from None
+            run = Run(path.stem, group["name"], arm, e, bool(group.get("sweeps")))
+            if run.name in runs:
+                raise ValueError(f"{where}: two runs are called {run.name}")
+            runs[run.name] = run
     if not runs:
         raise ValueError(f"{path} has no groups: nothing to run")
     return Study(path.stem, content.get("about", ""), tuple(runs.values()))
 
 
-def _near(name: object, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
-
-
-def _keys(values: object, known: set[str], where: str) -> None:
+def _keys(values: object, known: Collection[str], where: str) -> None:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping, got {values!r}")
     for key in values:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}{_near(key, sorted(known))}")
+            raise ValueError(f"{where}: {unknown_name('key', str(key), known)}")
 
 
 def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
@@ -122,7 +117,7 @@ def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
                     _record(run, results)
             except cache.Busy:
                 busy.append(run)
-            except (ValueError, FloatingPointError) as error:
+            except (ValueError, ArithmeticError, MemoryError, ImportError, OSError) as error:
                 print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
                 failed.append(run.name)
             else:
@@ -134,9 +129,7 @@ def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
 
 def _record(run: Run, results: Path) -> None:
     if not records.current(results, run):
-        ex.check_samples(run.experiment)
-        for stage in (ex.tokenizer, ex.codes, ex.ar):
-            stage(run.experiment)
+        check_samples(run.experiment)
         records.write(results, run, measure(run.experiment, run.sweeps))
 
 

@@ -1,11 +1,11 @@
 """The folder of one trained model: what was asked for, what came out, and where.
 
-config.json          the kind of model, its shape, its data and its recipe
+config.json          the kind of model, the settings, its shape, its data
 weights.safetensors  the weights for use (the moving average, if there is one)
 log.jsonl            what was measured on the way
 run.json             hardware, versions, time: what differs from run to run
 samples/             pictures on the way
-step-*.safetensors   the last checkpoints
+step-*.safetensors   checkpoints, while it is trained
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,14 @@ from ..models.autoregressive import ARConfig, ARModel
 from ..models.tokenizer import Tokenizer, TokenizerConfig
 from ..training import distributed
 from ..training.checkpoints import differences, save_weights
-from ..training.recipe import Recipe
 
 WEIGHTS = "weights.safetensors"
+MODELS = {"tokenizer": (Tokenizer, TokenizerConfig), "ar": (ARModel, ARConfig)}
 
 
 @contextmanager
 def run_folder(
-    folder: Path, kind: str, about: dict[str, Any], recipe: Recipe, device: torch.device
+    folder: Path, kind: str, about: dict[str, Any], device: torch.device
 ) -> Iterator[Callable[[nn.Module], None] | None]:
     """Write config.json, then yield a function that takes the trained model and writes the rest.
 
@@ -45,13 +44,10 @@ def run_folder(
     Raises:
         ValueError: the folder holds another run; the differences are listed.
     """
-    config = {"kind": kind, "recipe": recipe.identity(), **about}
-    config["habits"] = {k: v for k, v in asdict(recipe).items() if k not in config["recipe"]}
+    config = json.loads(json.dumps({"kind": kind, **about}))
     first, start = distributed.rank() == 0, time.time()
     if held := (folder / "config.json").is_file():
-        before = read_record(folder / "config.json", unsealed=True)
-        before |= {"habits": config["habits"]}
-        if wrong := differences(before, json.loads(json.dumps(config))):
+        if wrong := differences(read_record(folder / "config.json"), config):
             raise ValueError(
                 f"{folder} holds another run ({'; '.join(wrong)}): give another --out, or remove it"
             )
@@ -68,16 +64,16 @@ def run_folder(
         save_weights(folder / WEIGHTS, model)
         if not first:
             return
-        seconds = time.time() - start
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         record = {
-            "seconds": round(seconds, 1), "processes": distributed.world(),
+            "seconds": round(time.time() - start, 1), "processes": distributed.world(),
             "device": gpu or platform.processor() or platform.machine(),
             "python": platform.python_version(), "torch": torch.__version__,
             "vcqlib": __version__, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }  # fmt: skip
         write_json(folder / "run.json", record)
-        print(f"{folder}: {kind}, {recipe.steps:,} steps, {seconds:.0f} s in this start")
+        for old in folder.glob("step-*.safetensors"):
+            old.unlink()
 
     try:
         yield finish
@@ -96,7 +92,7 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
-    config = read_record(folder / "config.json", unsealed=True)
+    config = read_record(folder / "config.json")
     if config.get("kind") != kind:
         raise ValueError(f"{folder} holds {config.get('kind')!r}, expected {kind!r}")
     if not (folder / WEIGHTS).is_file():
@@ -104,20 +100,11 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     return config
 
 
-def load_tokenizer(folder: Path, device: torch.device) -> Tokenizer:
-    """The trained tokenizer of a run folder, in eval mode."""
-    config = read_config(folder, "tokenizer")
-    return _load(folder, Tokenizer(TokenizerConfig.from_dict(config["tokenizer"])), device)
-
-
-def load_ar(folder: Path, device: torch.device) -> ARModel:
-    """The trained AR model of a run folder, in eval mode."""
-    config = read_config(folder, "ar")
-    return _load(folder, ARModel(ARConfig.from_dict(config["ar"])), device)
-
-
-def _load(folder: Path, model: Any, device: torch.device) -> Any:
-    model.load_state_dict(load_tensors(folder / WEIGHTS)[0])
+def load_model(folder: Path, kind: str, device: torch.device, weights: str = WEIGHTS) -> Any:
+    """The trained `Tokenizer` or `ARModel` of a run folder, in eval mode."""
+    network, shape = MODELS[kind]
+    model = network(shape.from_dict(read_config(folder, kind)["model"]))
+    model.load_state_dict(load_tensors(folder / weights)[0])
     return model.to(device).eval()
 
 
@@ -126,11 +113,7 @@ def weights_digest(folder: Path) -> str:
     return tensors_digest(folder / WEIGHTS)
 
 
-def check_tokenizer(folder: Path, codes: dict[str, Any]) -> None:
-    """Refuse a tokenizer other than the one that wrote the codes (their sidecar's `info`)."""
-    read_config(folder, "tokenizer")
-    ours, theirs = weights_digest(folder)[:12], codes["tokenizer"]["sha256"][:12]
-    if ours != theirs:
-        raise ValueError(
-            f"{folder} holds tokenizer {ours}, but {theirs} wrote the codes: give that one"
-        )
+def read_log(folder: Path) -> list[dict]:
+    """The lines of a run's log: `step`, and what was measured there."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

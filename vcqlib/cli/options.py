@@ -1,0 +1,114 @@
+"""Settings as options of a command, and `--config FILE.yaml`, whose values later options override.
+
+An option is a setting's flat name with dashes. A file holds such names: flat, or as a profile of
+the book, in its `parameters` and `settings`. A command takes the names that it has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields, is_dataclass, make_dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from ..data.vendored import unknown_name
+from ..settings import Sizes, flat, fold
+from ..study.configuration import Configuration
+
+
+def options(*sections: str) -> Any:
+    """A dataclass with the settings of some sections of a configuration, as tyro reads them."""
+    made = []
+    for name, entry in flat(Configuration).items():
+        if entry.path[0] in sections:
+            default = fold(Configuration())[name]
+            default = tuple(default) if isinstance(default, list) else default
+            kind = str if entry.type == Sizes else entry.type
+            made.append((name, Annotated[kind, arg(help=entry.help)], default))
+    return make_dataclass("Options", made, frozen=True)
+
+
+def configured(*given: Any, **more: Any) -> Configuration:
+    """The configuration that a command's options say."""
+    values = {name: value for part in given for name, value in asdict(part).items()}
+    return Configuration.of(values | more)
+
+
+def expand(argv: Sequence[str], commands: dict[str, Callable]) -> list[str]:
+    """`argv` with the options of its --config file before its own options.
+
+    Raises:
+        ValueError: a file that is no mapping, or a name that no command has.
+        FileNotFoundError: no such file.
+    """
+    argv = list(argv)
+    name = next((n for n in commands if argv[: len(n.split())] == n.split()), None)
+    path = _value(argv, "--config")
+    if name is None or path is None:
+        return argv
+    known = {command: _defaults(call) for command, call in commands.items()}
+    everywhere = {option for defaults in known.values() for option in defaults}
+    values = _values(Path(path), everywhere)
+    own, words = known[name], len(name.split())
+    return [*argv[:words], *_flags(values, own), *argv[words:]]
+
+
+def _defaults(command: Callable) -> dict[str, Any]:
+    """A command's options with their defaults, its settings among them."""
+    found = {}
+    for parameter in signature(command).parameters.values():
+        if is_dataclass(parameter.default):
+            found |= {f.name: f.default for f in fields(parameter.default)}
+        elif parameter.name != "config":
+            found[parameter.name] = parameter.default
+    return found
+
+
+def _flags(values: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """{"lr": 0.1, "compile": True} as command-line words, of the options that a command has."""
+    found = []
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if key not in own or value is None:
+            continue
+        if isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            words = [json.dumps(value)] if isinstance(own[key], str) else map(str, value)
+            found += [f"--{name}", *words]
+        else:
+            found += [f"--{name}", str(value)]
+    return found
+
+
+def _value(argv: list[str], option: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _values(path: Path, everywhere: Iterable[str]) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: {path} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping of options, not {type(content).__name__}")
+    if {"parameters", "settings"} & content.keys():
+        # what a profile gives to chapters alone, the book's runner checks
+        return (content.get("parameters") or {}) | (content.get("settings") or {})
+    for key in map(str, content):  # YAML has keys that are no words
+        if key not in everywhere:
+            raise unknown_name(f"option in {path}:", key, everywhere)
+    return content
