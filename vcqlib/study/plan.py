@@ -22,7 +22,8 @@ from ..settings import flat
 from . import cache, records
 from .configuration import Configuration
 from .experiment import Experiment
-from .measures import check_samples, measure
+from .judge import check_samples
+from .measures import measure
 
 
 @dataclass(frozen=True)
