@@ -24,8 +24,8 @@ from measure import arguments, finish
 
 from vcqlib import VariableCodebookQuantizer, codebook_sizes
 from vcqlib.data.image_sets import load_images, to_float
+from vcqlib.data.order import batch_indices
 from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
-from vcqlib.training import loops as training
 
 REMEDIES = {
     "plain": {},
@@ -55,11 +55,11 @@ def trained(name: str, sizes: list[int], images: torch.Tensor, steps: int, seed:
         rows[1] = -rows[0]
     if name == "rows first":
         with torch.no_grad():
-            first = images[training.batch_indices(len(images), 128, 0, seed)]
+            first = images[batch_indices(len(images), 128, 0, seed)]
             model.quantizer.place(model.quantizer.prepare(model.encoder(to_float(first))))
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
     for step in range(steps):
-        x = to_float(images[training.batch_indices(len(images), 128, step, seed)])
+        x = to_float(images[batch_indices(len(images), 128, step, seed)])
         output = model.train()(x)
         optimiser.zero_grad()
         (F.mse_loss(output.images, x) + output.loss).backward()

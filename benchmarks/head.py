@@ -21,7 +21,9 @@ from training import VOCABULARY, operations
 from vcqlib import codebook_sizes
 from vcqlib.models.autoregressive import PRESETS, ARConfig, ARModel
 from vcqlib.study import experiments as ex
-from vcqlib.training import loops as training
+from vcqlib.training.autoregressive import train_ar
+from vcqlib.training.inference import position_bits
+from vcqlib.training.recipe import Recipe
 
 
 def curve(e: ex.Experiment, seed: int, restricted: bool, steps: int) -> list[dict]:
@@ -38,16 +40,16 @@ def curve(e: ex.Experiment, seed: int, restricted: bool, steps: int) -> list[dic
 
     def evaluate(model: ARModel, step: int) -> None:
         own, full = (
-            training.position_bits(model, held_out, held_out_labels, own).sum().item()
+            position_bits(model, held_out, held_out_labels, own).sum().item()
             for own in (True, False)
         )
-        train = training.position_bits(model, rows[:2000], labels[:2000], True).sum().item()
+        train = position_bits(model, rows[:2000], labels[:2000], True).sum().item()
         points.append({"step": step, "held_out_own": own, "held_out": full, "train_own": train})
 
-    recipe = training.Recipe(
+    recipe = Recipe(
         steps, 64, lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, seed=seed
     )  # that of the profile
-    training.train_ar(model, rows, labels, recipe, None, ex.evaluation_steps(steps), evaluate)
+    train_ar(model, rows, labels, recipe, None, ex.evaluation_steps(steps), evaluate)
     return points
 
 

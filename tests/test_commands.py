@@ -16,7 +16,7 @@ from vcqlib.data.code_store import open_codes
 from vcqlib.data.image_sets import load_images
 from vcqlib.files import load_tensors, read_json
 from vcqlib.study.run_folder import weights_digest
-from vcqlib.training import loops as training
+from vcqlib.training import inference
 from vcqlib.training.recipe import Recipe
 
 QUICK = "--steps 4 --batch 16 --device cpu --validate-every 2 --sample-every 4"
@@ -166,7 +166,7 @@ def test_too_little_memory_names_the_batch_to_try(here, capsys, monkeypatch):
     def greedy(*arguments):
         torch.empty(2**55)  # 128 PiB
 
-    monkeypatch.setattr(training, "encode_batch", greedy)
+    monkeypatch.setattr(inference, "encode_batch", greedy)
     line = "encode --tokenizer t --out c --batch 32 --device cpu"
     assert main(line.split()) == 2
     assert "out of memory with 32 images at a time: try --batch 16" in capsys.readouterr().err

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from vcqlib.data.image_sets import to_float
 from vcqlib.entropy.estimates import conditional_entropy
 from vcqlib.study import cache
 from vcqlib.study import experiments as ex
-from vcqlib.training import loops as training
+from vcqlib.training.inference import position_bits
 
 BASE = ex.Experiment(
     dataset="digits", n_images=200, length=5, k_max=16, tokenizer="mlp-tiny", tokenizer_steps=30,
@@ -62,14 +63,14 @@ def test_codes_are_the_tokenizers_and_spend_at_most_log2_n():
         assert entropy.total_bits <= math.log2(200) + 1e-9
         assert (entropy.bits <= np.log2(e.sizes) + 1e-9).all()
         assert np.array_equal(store.labels, ex.images(e).labels)
-    rows = ex.tokenizer(BASE).encode(training.to_float(ex.images(BASE).images))
+    rows = ex.tokenizer(BASE).encode(to_float(ex.images(BASE).images))
     assert np.array_equal(rows.numpy(), ex.codes(BASE).codes)
 
 
 def test_a_finished_stage_is_not_trained_again(monkeypatch):
     ex.ar(BASE)
     for name in ("train_tokenizer", "train_ar"):
-        monkeypatch.setattr(training, name, lambda *a: pytest.fail("trained again"))
+        monkeypatch.setattr(ex, name, lambda *a: pytest.fail("trained again"))
     first, second = ex.ar(BASE), ex.ar(BASE)
     assert torch.equal(first.model.head.weight, second.model.head.weight)
 
@@ -87,7 +88,7 @@ def test_the_curve_is_that_of_the_kept_models():
     for i in (0, -1):
         model = run.at(run.steps[i])
         for which, own in (("held_out", False), ("held_out_own", True)):
-            bits = training.position_bits(model, rows, labels, own)
+            bits = position_bits(model, rows, labels, own)
             np.testing.assert_allclose(run.bits(which)[i], bits, rtol=1e-5)
     assert torch.equal(run.at(30).head.weight, run.model.head.weight)
     assert (run.bits("held_out_own") <= run.bits() + 1e-6).all()  # less mass to lose

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vcqlib.study import language
 from vcqlib.study.language import model_bits, text_windows
-from vcqlib.training import loops as training
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,6 @@ def test_a_model_learns_what_context_tells_and_nothing_more():
 def test_the_same_model_is_not_trained_twice(monkeypatch):
     rows = np.random.default_rng(1).integers(0, 8, (40, 3))
     first = model_bits(rows[:30], rows[30:], 8, "nano", steps=2, batch=8)
-    monkeypatch.setattr(training, "train_ar", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(language, "train_ar", lambda *_: pytest.fail("trained again"))
     again = model_bits(rows[:30], rows[30:], 8, "nano", steps=2, batch=8)
     assert all((again[key] == first[key]).all() for key in first)

@@ -7,12 +7,17 @@ import signal
 import pytest
 import torch
 
+from vcqlib.data.image_sets import to_float
 from vcqlib.data.order import batch_indices
 from vcqlib.models.autoregressive import ARConfig, ARModel
 from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
-from vcqlib.training import loops as training
-from vcqlib.training.loops import position_bits, train_ar, train_tokenizer
+from vcqlib.training import autoregressive, inference
+from vcqlib.training import tokenizer as tokenizers
+from vcqlib.training.autoregressive import train_ar
+from vcqlib.training.inference import encode, position_bits, reconstruction_error
 from vcqlib.training.recipe import Losses, Recipe
+from vcqlib.training.run import Run
+from vcqlib.training.tokenizer import train_tokenizer
 
 SIZES = (2, 4, 8, 8)
 RECIPE = Recipe(steps=20, batch=16, lr=3e-3, warmup=5, checkpoint_minutes=1e9)
@@ -56,15 +61,15 @@ def equal(a, b):
 
 def interrupt(monkeypatch, loop, step, action):
     """Do `action` while step number `step` (from 1) is being computed."""
-    name = {"tokenizer": "to_float", "ar": "take"}[loop]
-    original, calls = getattr(training, name), []
+    module, name = {"tokenizer": (tokenizers, "to_float"), "ar": (autoregressive, "take")}[loop]
+    original, calls = getattr(module, name), []
 
     def wrapped(*arguments):
         calls.append(1)
         result = original(*arguments)
         return action(result) if len(calls) == step else result
 
-    monkeypatch.setattr(training, name, wrapped)
+    monkeypatch.setattr(module, name, wrapped)
 
 
 def terminate(result):
@@ -134,14 +139,14 @@ def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(loop, tmp_pa
         def backward(ctx, slope):
             return slope * float("nan")
 
-    original, calls = training.Run.backward, []
+    original, calls = Run.backward, []
 
     def backward(self, loss, **values):
         calls.append(1)
         original(self, Broken.apply(loss) if len(calls) == 7 else loss, **values)
 
     with monkeypatch.context() as m:
-        m.setattr(training.Run, "backward", backward)
+        m.setattr(Run, "backward", backward)
         with pytest.raises(FloatingPointError, match="gradient's length is nan at step 7; the ch"):
             run(loop, OFTEN, tmp_path)
     assert sorted(p.name[5:13] for p in tmp_path.glob("step-*")) == ["00000005", "00000006"]
@@ -188,15 +193,15 @@ def test_a_sharded_codebook_is_trained_by_gradients_only():
 def test_measuring_takes_few_large_examples_at_once(monkeypatch):
     """Memory is bounded whatever the size of an image; what is measured stays the same."""
     model, labels, seen = tokenizer().eval(), torch.arange(50) % 3, []
-    whole = [torch.cat(list(training.encode(model, images()))),
-             training.reconstruction_error(model, images()),
+    whole = [torch.cat(list(encode(model, images()))),
+             reconstruction_error(model, images()),
              position_bits(ar(), codes(), labels)]  # fmt: skip
-    monkeypatch.setattr(training, "PIXELS", 7 * 64)
-    monkeypatch.setattr(training, "LOGITS", 7 * 4 * 8)
+    monkeypatch.setattr(inference, "PIXELS", 7 * 64)
+    monkeypatch.setattr(inference, "LOGITS", 7 * 4 * 8)
     model.encoder.register_forward_hook(lambda m, i, o: seen.append(len(o)))
     few = [
-        torch.cat(list(training.encode(model, images()))),
-        training.reconstruction_error(model, images()),
+        torch.cat(list(encode(model, images()))),
+        reconstruction_error(model, images()),
         position_bits(ar(), codes(), labels),
     ]
     assert max(seen) == 7 and sum(seen) == 100
@@ -255,7 +260,7 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_both_loops_learn():
-    before, x = tokenizer().eval(), training.to_float(images())
+    before, x = tokenizer().eval(), to_float(images())
     after = tokenizer()
     train_tokenizer(after, images(), Recipe(steps=300, batch=25, lr=3e-3))
     assert (after(x).images - x).square().mean() < 0.8 * (before(x).images - x).square().mean()
@@ -268,7 +273,7 @@ def test_both_loops_learn():
 def test_usage_holds_one_pass_over_the_training_images():
     model = train_tokenizer(tokenizer(), images(), RECIPE)
     assert (model.quantizer.counts.sum(1) == 50).all()
-    rows = torch.cat(list(training.encode(model, images(), batch=7)))
+    rows = torch.cat(list(encode(model, images(), batch=7)))
     for t, counts in enumerate(model.quantizer.counts):
         assert torch.equal(rows[:, t].bincount(minlength=8), counts)
 
@@ -400,7 +405,7 @@ def test_all_losses_average_and_critic_resume_bit_for_bit(tmp_path, monkeypatch)
     assert sorted(lines) == [3, 4, 6, 8, 9, 12]
     terms = {"step", "mse", "perceptual", "adversarial", "critic", "quantizer"}
     assert lines[3].keys() == terms and lines[12].keys() == terms | {"held_out_mse"}
-    x = training.to_float(images()[:9])
+    x = to_float(images()[:9])
     error = (whole.decode(whole.encode(x)) - x).square().mean().item()
     assert lines[12]["held_out_mse"] == pytest.approx(error, rel=1e-4)
     sheets = sorted(p.name for p in (tmp_path / "cut" / "samples").iterdir())

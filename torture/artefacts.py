@@ -21,7 +21,8 @@ from vcqlib.files import load_tensors, read_record, save_tensors, write_json, wr
 from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
 from vcqlib.study import cache, records, study
 from vcqlib.study.configuration import Experiment
-from vcqlib.training.loops import Recipe, train_tokenizer
+from vcqlib.training.recipe import Recipe
+from vcqlib.training.tokenizer import train_tokenizer
 
 SIZES, STUDY = (2, 4, 8), "study"
 CONFIG = TokenizerConfig(

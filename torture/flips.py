@@ -26,7 +26,7 @@ from vcqlib.models.tokenizer import Tokenizer
 from vcqlib.study import experiments as ex
 from vcqlib.study import records
 from vcqlib.study.run_folder import WEIGHTS, load_tokenizer, run_folder
-from vcqlib.training.loops import Recipe
+from vcqlib.training.recipe import Recipe
 
 EDGE = 12  # bytes at the start, after a header's length, and at the end that are always tried
 VENDORED = ("fashion-mnist/t10k-labels-idx1-ubyte.gz", "gpt2/vocab.bpe.gz",

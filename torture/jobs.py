@@ -13,7 +13,7 @@ from pathlib import Path
 from torture.tally import OURS, unclear
 from vcqlib.files import read_record, sha256_file
 from vcqlib.study import experiments as ex
-from vcqlib.training import loops as training
+from vcqlib.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ex.Experiment(
@@ -24,14 +24,14 @@ CHAPTER = ("smoke", "-p", "tokenizer", "mlp-tiny", "-p", "n_images", "300")
 FORK = multiprocessing.get_context("fork")
 
 
-def _often(recipe: training.Recipe) -> None:
+def _often(recipe: Recipe) -> None:
     object.__setattr__(recipe, "checkpoint_minutes", 1e-5)
 
 
 def stages(cache: Path, until: str, arms: list[ex.Experiment]) -> None:
     """Compute a stage of every arm below `cache`, with a checkpoint after nearly every step."""
     os.environ["VCQ_CACHE"] = str(cache)
-    training.Recipe.__post_init__ = _often
+    Recipe.__post_init__ = _often
     warnings.filterwarnings("error", message=".*(readable|damaged)")  # a file was half-written
     ex.prepare(arms, until=until)
 

@@ -22,7 +22,8 @@ from vcqlib.files import read_record
 from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
 from vcqlib.study import experiments as ex
 from vcqlib.study import records
-from vcqlib.training.loops import Recipe, train_tokenizer
+from vcqlib.training.recipe import Recipe
+from vcqlib.training.tokenizer import train_tokenizer
 
 CONFIGURATIONS = 100
 GROWTH = 48 << 20  # bytes that a process may grow by, after its first tenth

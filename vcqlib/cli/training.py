@@ -93,10 +93,10 @@ def train_tokenizer(
     from ..models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
     from ..study.run_folder import run_folder
     from ..theory.schedules import codebook_sizes
-    from ..training import loops as training
     from ..training.distributed import processes
     from ..training.losses import Backbone
     from ..training.run import memory_advice
+    from ..training.tokenizer import train_tokenizer as train
 
     preset = _preset("tokenizer", model, PRESETS)
     length = len(sizes) or 16 if length is None else length
@@ -127,7 +127,7 @@ def train_tokenizer(
             if finish:
                 origin = about["data"]
                 args = (net, images, recipe, out, test, features, workers, origin)
-                finish(training.train_tokenizer(*args))
+                finish(train(*args))
 
 
 def encode(
@@ -168,7 +168,7 @@ def encode(
     from ..progress import bar
     from ..study.run_folder import load_tokenizer, read_config, weights_digest
     from ..training.distributed import processes
-    from ..training.loops import encode_batch
+    from ..training.inference import encode_batch
     from ..training.run import memory_advice
 
     if batch < 1 or workers < 0:
@@ -229,7 +229,7 @@ def train_ar(
     from ..data.code_store import open_codes, resident
     from ..models.autoregressive import PRESETS, ARConfig, ARModel
     from ..study.run_folder import run_folder
-    from ..training import loops as training
+    from ..training.autoregressive import train_ar as train
     from ..training.distributed import processes
     from ..training.run import memory_advice
 
@@ -253,7 +253,7 @@ def train_ar(
             if finish:
                 rows, labels = resident(store, place), torch.from_numpy(store.labels)
                 options = {"held_out": test, "draw": draw, "origin": info}
-                finish(training.train_ar(net, rows, labels, recipe, out, **options))
+                finish(train(net, rows, labels, recipe, out, **options))
 
 
 def _measured(store: CodeStore, folder: Path, codes: Path) -> tuple[torch.Tensor, torch.Tensor]:

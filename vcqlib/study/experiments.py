@@ -31,7 +31,11 @@ from ..models import tokenizer as tokenizers
 from ..models.autoregressive import ARConfig, ARModel
 from ..models.tokenizer import Tokenizer, TokenizerConfig
 from ..progress import bar
-from ..training import loops as training
+from ..training import SOURCES, inference
+from ..training.autoregressive import train_ar
+from ..training.recipe import Recipe
+from ..training.run import own_randomness
+from ..training.tokenizer import train_tokenizer
 from . import cache
 from .ar_run import ARRun, evaluation_steps
 from .configuration import Experiment
@@ -42,7 +46,7 @@ TOKENIZER_SOURCES = (
     "models.quantizer",
     "models.transformer",
     "models.tokenizer",
-    *training.SOURCES,
+    *SOURCES,
 )
 AR_SOURCES = (*TOKENIZER_SOURCES, "data.code_store", "models.autoregressive")
 METRIC_SOURCES = (
@@ -81,12 +85,12 @@ def images(e: Experiment, split: str = "train") -> ImageSet:
 _files = lru_cache(folder_digest)  # a folder of a million images is listed once
 
 
-def _tokenizer_recipe(e: Experiment) -> training.Recipe:
-    return training.Recipe(e.tokenizer_steps, e.tokenizer_batch, lr=2e-3, seed=e.seed)
+def _tokenizer_recipe(e: Experiment) -> Recipe:
+    return Recipe(e.tokenizer_steps, e.tokenizer_batch, lr=2e-3, seed=e.seed)
 
 
-def _ar_recipe(e: Experiment) -> training.Recipe:
-    return training.Recipe(
+def _ar_recipe(e: Experiment) -> Recipe:
+    return Recipe(
         e.ar_steps, e.ar_batch, lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, seed=e.seed
     )
 
@@ -95,7 +99,7 @@ def _ar_recipe(e: Experiment) -> training.Recipe:
 SHAPING = ("steps", "batch", "lr", "final_lr", "warmup", "betas", "weight_decay", "clip", "seed")
 
 
-def _recipe(recipe: training.Recipe) -> dict:
+def _recipe(recipe: Recipe) -> dict:
     return {name: getattr(recipe, name) for name in SHAPING}
 
 
@@ -124,10 +128,10 @@ def tokenizer_folder(e: Experiment) -> Path:
             image_size=data.images.shape[-1], channels=data.images.shape[1],
             code_dim=e.code_dim, balance=e.balance, **tokenizers.PRESETS[e.tokenizer],
         )  # fmt: skip
-        with training.own_randomness(e.torch_device):
+        with own_randomness(e.torch_device):
             torch.manual_seed(e.seed)
             model = Tokenizer(config).to(e.torch_device)
-        training.train_tokenizer(model, data.images, _tokenizer_recipe(e), folder)
+        train_tokenizer(model, data.images, _tokenizer_recipe(e), folder)
         _save(folder, model, config.to_dict())
 
     return cache.stage("tokenizer", inputs, TOKENIZER_SOURCES, build)
@@ -170,7 +174,7 @@ def codes(e: Experiment, split: str = "train") -> CodeStore:
 
     def build(folder: Path) -> None:
         model, data = tokenizer(e), images(e, split)
-        rows = torch.cat([c.cpu() for c in training.encode(model, data.images)]).numpy()
+        rows = torch.cat([c.cpu() for c in inference.encode(model, data.images)]).numpy()
         write_codes(folder, rows, data.labels.numpy(), model.config.codebook_sizes, inputs)
 
     inputs = _code_inputs(e) | {"split": split}
@@ -215,13 +219,13 @@ def ar(e: Experiment) -> ARRun:
             codebook_sizes=e.sizes, vocabulary=e.k_max, classes=len(images(e).classes),
             dropout=e.dropout, **autoregressive.PRESETS[e.ar],
         )  # fmt: skip
-        with training.own_randomness(e.torch_device):
+        with own_randomness(e.torch_device):
             torch.manual_seed(e.seed)
             model = ARModel(config).to(e.torch_device)
 
         def evaluate(model: ARModel, step: int) -> None:
             def bits(rows: Tensor, labels: Tensor, own: bool = False) -> list[float]:
-                return training.position_bits(
+                return inference.position_bits(
                     model, rows[:EVALUATED], labels[:EVALUATED], own
                 ).tolist()
 
@@ -234,7 +238,7 @@ def ar(e: Experiment) -> ARRun:
                           temporary)  # fmt: skip
 
         grid = evaluation_steps(e.ar_steps)
-        training.train_ar(model, rows, labels, _ar_recipe(e), folder, grid, evaluate)
+        train_ar(model, rows, labels, _ar_recipe(e), folder, grid, evaluate)
         _save(folder, model, config.to_dict())
 
     folder = cache.stage("ar", _ar_inputs(e), AR_SOURCES, build)
@@ -260,7 +264,7 @@ def decode(e: Experiment, rows: Tensor) -> Tensor:
     """uint8 images from codes in the AR model's order (flipped back for the reversed arm)."""
     if e.flipped:
         rows = rows.flip(1)
-    return to_uint8(training.decode(tokenizer(e), rows.contiguous()))
+    return to_uint8(inference.decode(tokenizer(e), rows.contiguous()))
 
 
 def generate(

@@ -15,11 +15,15 @@ import torch
 from ..data.texts import load_text, text_tokenizer, windows
 from ..files import atomic_path, read_json, write_json
 from ..models.autoregressive import PRESETS, ARConfig, ARModel
-from ..training import loops as training
+from ..training import SOURCES
+from ..training.autoregressive import train_ar
+from ..training.inference import position_bits
+from ..training.recipe import Recipe
+from ..training.run import own_randomness
 from . import cache
 
 TEXT_SOURCES = ("study.language", "data.texts")
-MODEL_SOURCES = ("study.language", "models.transformer", "models.autoregressive", *training.SOURCES)
+MODEL_SOURCES = ("study.language", "models.transformer", "models.autoregressive", *SOURCES)
 
 
 @dataclass(frozen=True)
@@ -87,18 +91,18 @@ def model_bits(
         train, test = (torch.from_numpy(part) for part in data)
         none = torch.zeros(len(train), dtype=torch.int64)  # one class: nothing to condition on
         sizes = (vocabulary,) * train.shape[1]
-        with training.own_randomness(torch.device(device)):
+        with own_randomness(torch.device(device)):
             torch.manual_seed(seed)
             model = ARModel(ARConfig(sizes, vocabulary, classes=1, **PRESETS[preset])).to(device)
-        recipe = training.Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03,
+        recipe = Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03,
                                  seed=seed)  # fmt: skip
-        training.train_ar(model, train, none, recipe, folder)
+        train_ar(model, train, none, recipe, folder)
         for old in folder.glob("step-*.safetensors"):
             old.unlink()
         zeros = torch.zeros(len(test), dtype=torch.int64)
         parts = {"train": train[: len(test)], "held_out": test}
         few = max(1, min(512, 2**26 // (vocabulary * train.shape[1])))  # logits of 256 MiB at most
-        bits = {k: training.position_bits(model, v, zeros[: len(v)], batch=few).tolist()
+        bits = {k: position_bits(model, v, zeros[: len(v)], batch=few).tolist()
                 for k, v in parts.items()}  # fmt: skip
         write_json(folder / "bits.json", bits)
 

@@ -17,7 +17,7 @@ from ..entropy.estimates import conditional_entropy
 from ..files import read_json, write_json
 from ..metrics import distances as evaluation
 from ..metrics import extractors
-from ..training import loops as training
+from ..training import inference
 from . import cache
 from . import experiments as ex
 from .configuration import Experiment
@@ -141,7 +141,7 @@ def _prefix_errors(e: Experiment) -> list[float]:
     some = to_float(ex.images(e, "test").images[:COMPARED])
     rows = torch.from_numpy(ex.codes(e, "test").codes[:COMPARED].astype(np.int64))
     rows, model = rows.flip(1) if e.flipped else rows, ex.tokenizer(e)
-    decoded = (training.decode(model, rows[:, :m].contiguous()) for m in range(1, e.length + 1))
+    decoded = (inference.decode(model, rows[:, :m].contiguous()) for m in range(1, e.length + 1))
     return [float((x - some).square().mean()) for x in decoded]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.image_sets import to_uint8
 from ..models.autoregressive import ARModel
 from ..models.tokenizer import Tokenizer
-from ..training.loops import decode
+from ..training.inference import decode
 
 
 class Drawn(NamedTuple):

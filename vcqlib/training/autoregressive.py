@@ -1,0 +1,93 @@
+"""How an AR model is trained, on one screen.
+
+Order of the data, dropout and label dropout depend only on the seed and the step, so a run that
+was stopped and resumed equals one that was not (bit for bit on a CPU). What surrounds the loss is
+in `run.py`; several processes are in `distributed.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.code_store import take
+from ..models.autoregressive import ARModel
+from .inference import position_bits
+from .recipe import Recipe
+from .run import Run
+
+
+class NextCode(nn.Module):
+    """The AR model's loss as a forward pass, which is what compiling and several GPUs need."""
+
+    def __init__(self, model: ARModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
+        return self.model.loss(codes, labels)
+
+
+def train_ar(
+    model: ARModel,
+    codes: Tensor | np.ndarray,
+    labels: Tensor,
+    recipe: Recipe,
+    folder: Path | None = None,
+    evaluate_at: tuple[int, ...] = (),
+    evaluate: Callable[[ARModel, int], None] | None = None,
+    held_out: tuple[Tensor, Tensor] | None = None,
+    draw: Callable[[ARModel], Tensor] | None = None,
+    origin: dict | None = None,
+) -> ARModel:
+    """Train on codes [N, T] and labels int64 [N]: next-code cross-entropy, nothing else.
+
+    A resumed run does not repeat the evaluations before its checkpoint. With several processes,
+    every one of them evaluates and draws (sharded weights need all), and the first one writes.
+
+    Args:
+        codes: int64, or what `codes.resident` gives for a store: on the device, or memory-mapped.
+        evaluate: called as `evaluate(model, step)` after each step named in `evaluate_at`.
+        held_out: codes int64 [M, T] and labels [M], whose bits at each position are logged.
+        draw: model → uint8 images [n, C, H, W], written as a PNG every `sample_every` steps.
+        origin: JSON that says which codes; checkpoints of other ones are refused.
+
+    Raises:
+        ValueError: codes or labels out of range, named; a checkpoint of another configuration.
+        FloatingPointError: loss or gradient not finite; says at which step.
+        MemoryError: says which batch size to try.
+    """
+    device, r = next(model.parameters()).device, recipe
+    if isinstance(codes, Tensor):
+        codes = codes.to(device)  # a few bytes a code
+    labels = labels.to(device)
+    if isinstance(codes, Tensor) and codes.dtype not in (torch.int16, torch.int32):
+        model.check(codes, labels)  # those of a store were checked when it was written
+    about = {"ar": model.config.to_dict(), "images": len(codes), "origin": origin}
+    with Run("AR model", model, NextCode(model), r, folder, about) as run:
+        parts = iter(run.schedule(len(codes)))
+        for step in run.steps():
+            for _, rows in run.parts(parts):
+                batch, classes = take(codes, rows, device), labels[rows.to(device)]
+                with run.autocast():
+                    loss = run.network(batch, classes)
+                run.backward(loss)
+            run.update()
+            if run.due(r.log_every):
+                run.note(bits=run.loss / math.log(2))
+            if held_out is not None and run.due(r.validate_every):
+                with run.evaluation(), run.autocast():
+                    run.note(held_out_bits=position_bits(model, *held_out).tolist())
+            if draw is not None and run.due(r.sample_every):
+                with run.evaluation():
+                    run.picture(draw(model))
+            if step + 1 in evaluate_at and evaluate is not None:
+                with run.evaluation():
+                    evaluate(model, step + 1)
+            run.finish()
+    return model

@@ -1,0 +1,82 @@
+"""How a tokenizer is trained, on one screen.
+
+Order of the data depends only on the seed and the step, so a run that was stopped and resumed
+equals one that was not (bit for bit on a CPU). What surrounds the loss is in `run.py`; several
+processes are in `distributed.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import Source, stream
+from ..data.image_sets import to_float, to_uint8
+from ..models.tokenizer import Tokenizer
+from . import distributed
+from .inference import decode, encode, reconstruction_error
+from .losses import ImageLosses
+from .recipe import Recipe
+from .run import Run
+
+
+def train_tokenizer(
+    model: Tokenizer,
+    images: Tensor | Source,
+    recipe: Recipe,
+    folder: Path | None = None,
+    held_out: Tensor | None = None,
+    features: nn.Module | None = None,
+    workers: int = 0,
+    origin: dict | None = None,
+) -> Tokenizer:
+    """Train on images: uint8 [N, C, H, W], or a source that is read as it goes.
+
+    Loss: the recipe's image losses (default: mean squared error) + the quantizer's. Afterwards the
+    usage counts hold one pass over at most 10,000 training images.
+
+    Args:
+        held_out: uint8 [M, C, H, W] whose error is measured and logged as `held_out_mse`.
+        features: network of the perceptual loss, see `losses.Perceptual`.
+        workers: processes that decode the images of a source.
+        origin: JSON that says which images; checkpoints of other ones are refused.
+
+    Raises:
+        ValueError: images of another size or type; a checkpoint of another configuration.
+        FloatingPointError: loss or gradient not finite; says at which step.
+        MemoryError: says which batch size to try.
+    """
+    r, c, device = recipe, model.config, next(model.parameters()).device
+    if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
+        raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
+    losses = ImageLosses(r.losses, c.channels, c.image_size, features).to(device)
+    about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin}
+    shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
+    with Run("tokenizer", model, model, r, folder, about, losses.critic) as run:
+        order = None if isinstance(images, Tensor) else images.order
+        batches = stream(images, run.schedule(len(images), order), r.seed, workers)
+        for _ in run.steps():
+            for pictures in run.parts(batches):
+                x = to_float(pictures.to(device))
+                with run.autocast():
+                    output = run.network(x)
+                    loss = losses(output.images, x, model.decoder.out.weight)
+                run.backward(loss.total + output.loss, quantizer=output.loss, **loss.terms)
+            run.update()
+            if run.due(r.log_every):
+                run.note(**run.means())
+            if held_out is not None and run.due(r.validate_every):
+                with run.evaluation():
+                    run.note(held_out_mse=reconstruction_error(model, held_out))
+            if run.due(r.sample_every):
+                with run.evaluation():
+                    rebuilt = to_uint8(decode(model, torch.cat(list(encode(model, shown)))))
+                run.picture(torch.cat([shown, rebuilt]))
+            run.finish()
+    model.quantizer.reset_usage()
+    with distributed.gathered(run.network):
+        for codes in encode(model, images, at_most=10_000):
+            model.quantizer.count(codes)
+    return model
