@@ -43,6 +43,8 @@ from .configuration import Experiment
 DATA_SOURCES = ("data.image_sets", "data.image_folder", "data.synthetic")
 TOKENIZER_SOURCES = (
     *DATA_SOURCES,
+    "models.codebook",
+    "models.search",
     "models.quantizer",
     "models.transformer",
     "models.tokenizer",

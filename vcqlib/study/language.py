@@ -23,7 +23,14 @@ from ..training.run import own_randomness
 from . import cache
 
 TEXT_SOURCES = ("study.language", "data.texts")
-MODEL_SOURCES = ("study.language", "models.transformer", "models.autoregressive", *SOURCES)
+MODEL_SOURCES = (
+    "study.language",
+    "models.transformer",
+    "models.autoregressive",
+    "models.codebook",
+    "models.search",
+    *SOURCES,
+)
 
 
 @dataclass(frozen=True)
