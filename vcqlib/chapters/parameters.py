@@ -9,13 +9,14 @@ data, and torch only for the names of model sizes.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from ..checks import unknown_name
+from ..files import user_path
 from ..theory.schedules import codebook_sizes
 
 IMAGES = {"fashion-mnist": 60_000, "mnist": 60_000, "cifar10": 50_000, "digits": 1437}  # train
@@ -33,7 +34,7 @@ def _whole(low: int, high: int = MANY, none: bool = False) -> Rule:
     def accepts(value: Any) -> bool:
         if value is None:
             return none
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= high
 
     words = f"a whole number of at least {low} and at most {high:,}"
     return Rule(words + (", or None" if none else ""), accepts)
@@ -41,7 +42,7 @@ def _whole(low: int, high: int = MANY, none: bool = False) -> Rule:
 
 def _number(allowed: str, fits: Callable[[float], bool]) -> Rule:
     def accepts(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):
             return False
         return abs(value) < 1e300 and fits(value)
 
@@ -189,15 +190,13 @@ def _check_choice(name: str, value: Any) -> None:
     elif name == "ar":
         from ..models.autoregressive import PRESETS as known
     if not isinstance(value, str) or value not in known:
-        near = difflib.get_close_matches(str(value)[:80], known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {name} {_shown(value)}{hint} (known: {', '.join(known)})")
+        raise unknown_name(name, value, known)
 
 
 def _exists(path: str) -> bool:
     try:
-        return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, no such user
+        return user_path(path).exists()
+    except (OSError, ValueError):  # too long, a NUL byte, no such user
         return False
 
 

@@ -39,7 +39,7 @@ def expand(argv: Sequence[str], commands: dict[str, Callable]) -> list[str]:
     values = _values(Path(path), name, known)
     for key in map(str, values):  # YAML has keys that are no words
         if key.split(".")[0] not in known:
-            from ..data.vendored import unknown_name
+            from ..checks import unknown_name
 
             raise unknown_name(f"option of `vcq {name}` in {path}:", key, known)
     words = len(name.split())

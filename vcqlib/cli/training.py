@@ -299,7 +299,7 @@ def fewer(batch: int) -> str:
 
 
 def _preset(kind: str, name: str, presets: dict[str, dict]) -> dict:
-    from ..data.vendored import unknown_name
+    from ..checks import unknown_name
 
     if name not in presets:
         raise unknown_name(kind, name, presets)

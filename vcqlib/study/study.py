@@ -7,7 +7,6 @@ where temperatures, guidance and probes are measured too.
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import subprocess
@@ -18,6 +17,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+from ..checks import unknown_name
 from . import cache, records
 from . import experiments as ex
 from .configuration import Experiment
@@ -74,7 +74,7 @@ def load_study(path: str | Path) -> Study:
         for seed in group.get("seeds", [0]):
             for arm in group["arms"]:
                 if arm not in content["arms"]:
-                    raise ValueError(f"{where}: unknown arm {arm!r}{_near(arm, content['arms'])}")
+                    raise ValueError(f"{where}: {unknown_name('arm', arm, content['arms'])}")
                 values = content["base"] | group.get("set", {}) | content["arms"][arm]
                 _keys(values, {f.name for f in fields(Experiment)}, f"{where}, arm {arm!r}")
                 try:
@@ -90,17 +90,12 @@ def load_study(path: str | Path) -> Study:
     return Study(path.stem, content.get("about", ""), tuple(runs.values()))
 
 
-def _near(name: object, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
-
-
 def _keys(values: object, known: set[str], where: str) -> None:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping, got {values!r}")
     for key in values:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}{_near(key, sorted(known))}")
+            raise ValueError(f"{where}: {unknown_name('key', key, known)}")
 
 
 def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
