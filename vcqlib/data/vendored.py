@@ -5,17 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json
+from ..files import read_json, user_path
 
 
 def cache_root() -> Path:
     """Folder for downloaded data sets: `$VCQ_DATA` if set, else `~/.cache/vcqlib`."""
-    return Path(os.environ.get("VCQ_DATA") or "~/.cache/vcqlib").expanduser()
+    return user_path(os.environ.get("VCQ_DATA") or "~/.cache/vcqlib", "set VCQ_DATA to a folder")
 
 
 def data_root() -> Path:
@@ -60,11 +58,3 @@ def read_vendored(name: str) -> bytes:
     if not same or hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path} is damaged ({expected}): {restore}")
     return gzip.decompress(content) if name.endswith(".gz") else content
-
-
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ValueError:
-    """The error for an unknown name: the nearest valid ones first, then all."""
-    valid = sorted(valid)
-    near = get_close_matches(name.lower(), valid, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}")

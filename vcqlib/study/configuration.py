@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from ..data.vendored import unknown_name
+from ..checks import unknown_name
 from ..settings import Flag, Real, Sizes, Whole, flat, fold, setting, settings, unfold
 from ..theory.schedules import codebook_sizes
 from ..training.recipe import Losses, Recipe

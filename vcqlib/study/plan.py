@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from ..data.vendored import unknown_name
+from ..checks import unknown_name
 from ..settings import flat
 from . import cache, records
 from .configuration import Configuration
