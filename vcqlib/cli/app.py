@@ -14,25 +14,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tyro.conf import Positional
-from tyro.extras import SubcommandApp
 
 from ..files import atomic_path, write_json
 from ..progress import bar
+from . import cliff as cliff_commands
 from . import config_file as command_files
 from . import sampling as sampling_commands
 from . import study as study_commands
 from . import training as training_commands
+from .shell import App
 
 if TYPE_CHECKING:
     from ..entropy.estimates import ConditionalEntropy
 
-app = SubcommandApp()
+app = App(
+    "vcq",
+    "Measure the entropy cliff of discrete tokens; train variable codebooks. `vcq --version` says "
+    "which vcqlib this is.",
+)
+app.command(cliff_commands.cliff)
+app.command(cliff_commands.schedule)
 app.command(study_commands.study)
 app.command(study_commands.reproduce)
 app.command(training_commands.train)
 app.command(training_commands.encode)
 app.command(sampling_commands.sample)
 app.command(sampling_commands.evaluate)
+app.command(app.completion)
 CONFIGURED = {  # commands that read --config
     "train tokenizer": training_commands.train_tokenizer,
     "train ar": training_commands.train_ar,
@@ -47,11 +55,7 @@ HEAD, TAIL = 16, 4  # rows of the table that are shown of a long curve
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        app.cli(
-            args=command_files.expand(sys.argv[1:] if argv is None else argv, CONFIGURED),
-            prog="vcq",
-            description="Measure the entropy cliff of discrete tokens; train variable codebooks.",
-        )
+        app.run(command_files.expand(sys.argv[1:] if argv is None else argv, CONFIGURED))
     except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
         print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2

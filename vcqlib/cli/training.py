@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg, subcommand
 
 from ..training.recipe import Recipe
+from .shell import deferred
 
 if TYPE_CHECKING:
     import torch
@@ -308,9 +309,10 @@ def _preset(kind: str, name: str, presets: dict[str, dict]) -> dict:
 
 def train(
     what: Annotated[
-        Annotated[None, subcommand("tokenizer", constructor=train_tokenizer)]
-        | Annotated[None, subcommand("ar", constructor=train_ar)],
+        Annotated[Any, subcommand("tokenizer", constructor=deferred(train_tokenizer))]
+        | Annotated[Any, subcommand("ar", constructor=deferred(train_ar))],
         arg(name=""),
     ],
 ) -> None:
     """Train a tokenizer, or an AR model on its codes."""
+    what()
