@@ -1,38 +1,43 @@
 """The command line: `vcq …`, or `python -m vcqlib …`.
 
-Each command is a function with typed arguments, registered on `app`. What goes wrong with a file
-or a value ends with one line on stderr and exit code 2.
+Each command is a function with typed arguments in a module of its own, loaded when it is asked for.
+What goes wrong with a file or a value ends with one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from tyro.extras import SubcommandApp
+from ..checks import unknown_name
+from .shell import App
 
-from . import entropy as entropy_commands
-from . import options
-from . import sampling as sampling_commands
-from . import study as study_commands
-from . import training as training_commands
-
-app = SubcommandApp()
-app.command(entropy_commands.entropy)
-app.command(study_commands.study)
-app.command(study_commands.reproduce)
-app.command(training_commands.train)
-app.command(training_commands.encode)
-app.command(sampling_commands.sample)
-app.command(sampling_commands.evaluate)
-CONFIGURED = {  # commands that read --config
-    "train tokenizer": training_commands.train_tokenizer,
-    "train ar": training_commands.train_ar,
-    "encode": training_commands.encode,
-    "sample": sampling_commands.sample,
-    "evaluate": sampling_commands.evaluate,
+COMMANDS = {  # name: module and function
+    "cliff": "cliff.cliff",
+    "schedule": "cliff.schedule",
+    "entropy": "entropy.entropy",
+    "study": "study.study",
+    "reproduce": "study.reproduce",
+    "train": "training.train",
+    "encode": "training.encode",
+    "sample": "sampling.sample",
+    "evaluate": "sampling.evaluate",
 }
+CONFIGURED = {  # commands that read --config
+    "train tokenizer": "training.train_tokenizer",
+    "train ar": "training.train_ar",
+    "encode": "training.encode",
+    "sample": "sampling.sample",
+    "evaluate": "sampling.evaluate",
+}
+
+
+def load(place: str) -> Callable:
+    """The function of a command."""
+    module, name = place.split(".")
+    return getattr(import_module(f".{module}", __package__), name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,19 +46,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run([*(sys.argv[1:] if argv is None else argv)])
     finally:
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(argv: list[str]) -> int:
+    app = App(
+        "vcq",
+        "Measure the entropy cliff of discrete tokens; train variable codebooks. `vcq --version` "
+        "says which vcqlib this is.",
+    )
     try:
-        app.cli(
-            args=options.expand(argv, CONFIGURED),
-            prog="vcq",
-            description="Measure the entropy cliff of discrete tokens; train variable codebooks.",
-        )
+        asked = argv[0] if argv else ""
+        if asked and not asked.startswith("-") and asked not in {*COMMANDS, "completion"}:
+            raise unknown_name("command", asked, COMMANDS)
+        for name in [asked] if asked in COMMANDS else COMMANDS:
+            app.command(load(COMMANDS[name]), name=name)
+        app.command(app.completion)
+        if "--config" in " ".join(argv):
+            from . import options
+
+            argv = options.expand(argv, {name: load(place) for name, place in CONFIGURED.items()})
+        app.run(argv)
     except BrokenPipeError:
         return 141  # as a program that a closed pipe ends: `vcq … | head -1`
     except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:

@@ -77,7 +77,8 @@ def _cells(sizes: Sequence[int]) -> Iterator[float]:
     """Yield M_t = K_1 · … · K_t as floats (inf once beyond the range of a float)."""
     cells = 1
     for size in _sizes(sizes):
-        cells *= size
+        if cells.bit_length() < 1024:  # exact until then; longer products would only cost time
+            cells *= size
         yield float(cells) if cells.bit_length() < 1024 else math.inf
 
 
