@@ -67,7 +67,7 @@ class Experiment:
     @property
     def sizes(self) -> tuple[int, ...]:
         """K_1 … K_T as the AR model sees them."""
-        return self.c.codes.sizes
+        return self.c.sizes
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ are this project's choice. u = min(1, (t − 1)/(ramp − 1)) runs from 0 to 1 a
     cosine      K_min + (K_max − K_min) · (1 − cos πu)/2
     reversed    the schedule `of`, last position first (control for order)
     matched     one constant K at the mean rate of `of` (control for the number of bits)
+    shuffled    the sizes of `of` in a random order, another for each seed (control for order)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from ..checks import integer, unknown_name
 
 GROWING = ("uniform", "doubling", "loglinear", "linear", "quadratic", "cosine")
-CONTROLS = ("reversed", "matched")
+CONTROLS = ("reversed", "matched", "shuffled")
 LARGEST = 2**32  # up to here a size that went through log2 rounds back to itself
 
 
@@ -53,6 +54,7 @@ def codebook_sizes(
     ramp: int | None = None,
     power: float = 1.0,
     of: str | Sequence[int] = "loglinear",
+    seed: int = 0,
 ) -> np.ndarray:
     """Return K_1..K_T as int64 [length], each between 2 and k_max, rounded half up.
 
@@ -64,7 +66,8 @@ def codebook_sizes(
         ramp: position at which K_max is reached; None means `length`; 1 keeps u = 0. A ramp
             longer than `length` stops short of K_max.
         power: exponent of u in `loglinear`; below 1 grows early, above 1 late.
-        of: the schedule that `reversed` and `matched` refer to.
+        of: the schedule that `reversed`, `matched` and `shuffled` refer to.
+        seed: of the order of `shuffled`.
 
     Raises:
         TypeError: length, k_max, k_min or ramp is not an integer.
@@ -100,5 +103,7 @@ def codebook_sizes(
     reference = codebook_sizes(of, length, k_max, k_min, ramp, power)
     if schedule == "reversed":
         return reference[::-1].copy()
+    if schedule == "shuffled":
+        return np.random.default_rng(integer(seed, "seed", 0)).permutation(reference)
     constant = _round_half_up(2.0 ** np.mean(np.log2(reference)))
     return np.full(length, constant, dtype=np.int64)
