@@ -28,11 +28,16 @@ class Reconstructions:
         self.known = known
         n = e.c.sampling.n_samples
         self.test = known.extract(e.decode(rows(e.test_codes.codes)))
+        self.validation = known.extract(e.decode(rows(e.validation_codes.codes)))
         self.train = known.extract(e.decode(rows(e.codes.codes[:n])))  # as many as samples
 
     def distances(self, images: Tensor) -> dict[str, float]:
         """Fréchet and kernel distance of uint8 images to the reconstructed test images."""
         return self._distances(self.known.extract(images))
+
+    def to_validation(self, images: Tensor) -> float:
+        """Fréchet distance of uint8 images to the reconstructed validation images: to choose by."""
+        return distances.frechet_distance(self.known.extract(images), self.validation)
 
     def floor(self) -> dict[str, float]:
         """The same of reconstructed training images: what true codes would score."""

@@ -117,6 +117,7 @@ def _more(e: Experiment, sweeps: bool) -> dict:
     result["fd_to_reconstructions_by_step"] = {
         step: real.distances(images)["fd"] for step, images in by_step.items()
     }
+    result["chosen"] = _chosen(known, real, by_step)
     result["forced_prefix"] = forced_prefix(e, real)
     result["two_sample"] = two_sample(e, drawn.codes)
     if isinstance(known.extract, extractors.ClassifierExtractor):
@@ -133,20 +134,27 @@ def _more(e: Experiment, sweeps: bool) -> dict:
     return result
 
 
+def _chosen(known: Judge, real: Reconstructions, drawn: dict[str, Tensor]) -> dict:
+    """Of several sets of samples the nearest to validation, and what it scores on test."""
+    by = {name: real.to_validation(images) for name, images in drawn.items()}
+    best = min(by, key=by.get)
+    there = real.distances(drawn[best])
+    return {
+        "best": best,
+        "validation": by,
+        "gfd": known.gfd(drawn[best]),
+        "fd_to_reconstructions": there["fd"],
+        "kid_to_reconstructions": there["kid"],
+    }
+
+
 def _tuned(
     e: Experiment, known: Judge, real: Reconstructions, name: str, values: tuple[float, ...]
 ) -> dict:
-    """One setting of sampling: gFD to validation by value, the best, and what it scores on test."""
+    """`_chosen` of one setting of sampling, at the last step."""
     plain = getattr(e.c.sampling, name)
     drawn = {v: e.samples() if v == plain else e.draw(e.ar.model, **{name: v}) for v in values}
-    chosen_by = {v: known.validation_gfd(some.images) for v, some in drawn.items()}
-    best = min(chosen_by, key=chosen_by.get)
-    return {
-        "validation_gfd": {str(v): value for v, value in chosen_by.items()},
-        "best": best,
-        "gfd": known.gfd(drawn[best].images),
-        "fd_to_reconstructions": real.distances(drawn[best].images)["fd"],
-    }
+    return _chosen(known, real, {str(v): some.images for v, some in drawn.items()})
 
 
 def _floors(e: Experiment) -> dict:

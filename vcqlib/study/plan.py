@@ -1,8 +1,9 @@
 """A study: arms × seeds × settings from a YAML file, computed by several processes into records.
 
 A study file holds `about`, `base` (settings by flat name), `arms` (name: settings that make it)
-and `groups`, each with a name, its arms, its seeds, further fields under `set`, and `sweeps: true`
-where temperatures, guidance and probes are measured too.
+and `groups`, each with a name, its arms, its seeds (and `ar_seeds`, where an AR model is trained
+several times on one tokenizer), further settings under `set`, and `sweeps: true` where
+temperatures, guidance and probes are measured too.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.group}-{self.arm}-s{self.experiment.c.seed}"
+        c = self.experiment.c
+        again = "" if c.ar_seed is None else f"-a{c.ar_seed}"
+        return f"{self.group}-{self.arm}-s{c.seed}{again}"
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,27 @@ def load_study(path: str | Path) -> Study:
     _keys(content, {"about", "base", "arms", "groups"}, f"{path}")
     arms = content.get("arms") or {}
     _keys(arms, set(arms), f"{path}, arms")
+    for arm, values in arms.items():
+        if other := sorted(values.keys() - set(records.ARM) & flat(Configuration).keys()):
+            raise ValueError(
+                f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their codebook sizes "
+                "only; what a group shares stands under `set`"
+            )
     runs: dict[str, Run] = {}
     for group in content.get("groups") or []:
-        _keys(group, {"name", "arms", "seeds", "set", "sweeps"}, f"{path}, a group")
+        _keys(group, {"name", "arms", "seeds", "ar_seeds", "set", "sweeps"}, f"{path}, a group")
         if missing := {"name", "arms"} - group.keys():
             raise ValueError(f"{path}, a group has no {' and no '.join(sorted(missing))}: {group}")
         where = f"{path}, group {group['name']!r}"
-        for seed, arm in product(group.get("seeds", [0]), group["arms"]):
+        chosen = product(group.get("seeds", [0]), group.get("ar_seeds", [None]), group["arms"])
+        for seed, ar_seed, arm in chosen:
             if arm not in arms:
                 raise ValueError(f"{where}: {unknown_name('arm', str(arm), arms)}")
             values = (content.get("base") or {}) | group.get("set", {}) | arms[arm]
             _keys(values, flat(Configuration).keys(), f"{where}, arm {arm!r}")
             try:
-                e = Experiment(Configuration.of(values | {"seed": seed}))
+                seeds = {"seed": seed, "ar_seed": ar_seed}
+                e = Experiment(Configuration.of(values | seeds))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where}, arm {arm!r}: {error}") from None
             run = Run(path.stem, group["name"], arm, e, bool(group.get("sweeps")))

@@ -109,11 +109,16 @@ def load(study: str, results: str | Path | None = None) -> list[dict]:
         raise ValueError(
             f"no records in {folder}; compute them: vcq study book/studies/{study}.yaml"
         )
-    return [record | {"stale": is_stale(record)} for record in found]
+    return [{"edition": 1} | record | {"stale": is_stale(record)} for record in found]
 
 
 def is_stale(record: Mapping) -> bool:
-    """Whether the recorded configuration gives another fingerprint, or none, with this code."""
+    """Whether the recorded configuration gives another fingerprint, or none, with this code.
+
+    Records of an earlier edition are read as they are, and never compared with new ones.
+    """
+    if record.get("edition", 1) != EDITION:
+        return False
     try:
         return _experiment(record).fingerprint != record["fingerprint"]
     except (TypeError, ValueError):
@@ -173,24 +178,27 @@ def floors(record: Mapping) -> dict[str, bool]:
 
 
 def chosen(record: Mapping, measure: str = "gfd") -> float:
-    """A measure at the step with the best likelihood of validation codes: no score of test chose."""
+    """A measure at the step with the best validation likelihood: no score of test chose it."""
     return record["measures"]["best"][measure]
 
 
 def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[dict, dict]]:
-    """Records of arm `a` and arm `b` with the same seed, by seed.
+    """Records of arm `a` and arm `b` with the same seeds, by seed.
 
     Raises:
         ValueError: an arm without records in the group, or arms that differ in more than K_t.
     """
     arms = {}
     for arm in (a, b):
-        arms[arm] = {r["seed"]: r for r in found if (r["group"], r["arm"]) == (group, arm)}
+        arms[arm] = {(r["seed"], r["config"].get("ar_seed") or 0): r for r in found
+                     if (r["group"], r["arm"]) == (group, arm)}  # fmt: skip
         if not arms[arm]:
             known = sorted({r["arm"] for r in found if r["group"] == group})
             raise ValueError(f"no records of arm {arm!r} in group {group!r} (arms: {known})")
     found = [(arms[a][seed], arms[b][seed]) for seed in sorted(arms[a].keys() & arms[b].keys())]
     for x, y in found:
+        if x.get("edition") != y.get("edition"):
+            raise ValueError(f"arms {a!r} and {b!r} of group {group!r} are of two editions")
         if unlike := [name for name, value in _fixed(x).items() if _fixed(y)[name] != value]:
             raise ValueError(
                 f"arms {a!r} and {b!r} of group {group!r} may differ in their codebook sizes only, "
@@ -245,6 +253,11 @@ def reproduce(path: str | Path) -> Comparison:
         ValueError: not a record, or a stale one.
     """
     record = read(path)
+    if record.get("edition", 1) != EDITION:
+        raise ValueError(
+            f"{path} is of edition {record.get('edition', 1)}, whose measures this code no longer "
+            f"makes; the code that does is commit {record['commit']}"
+        )
     if is_stale(record):
         raise ValueError(
             f"{path} is stale: its configuration no longer means what it did (fingerprint "
