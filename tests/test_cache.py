@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from vcqlib.study import cache
+from vcqlib.study import cache, sources
+from vcqlib.theory.cliff import cliff_position
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("theory",)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def builder(log, text="result"):
 def process(code, cache_folder):
     """A Python process that has `stage` and `log` (a file to append to)."""
     head = (
-        "import sys, time\nfrom pathlib import Path\nfrom vcqlib.cache import stage\n"
+        "import sys, time\nfrom pathlib import Path\nfrom vcqlib.study.cache import stage\n"
         f"log = Path({str(cache_folder.parent / 'log')!r})\n"
     )
     environment = os.environ | {"VCQ_CACHE": str(cache_folder), "PYTHONPATH": str(ROOT)}
@@ -46,14 +46,14 @@ def process(code, cache_folder):
 
 def test_built_once_for_each_set_of_inputs():
     log = []
-    first = cache.stage("thing", {"x": 1}, MODULES, builder(log))
-    assert cache.stage("thing", {"x": 1}, MODULES, builder(log)) == first
+    first = cache.stage("thing", {"x": 1}, builder(log), cliff_position)
+    assert cache.stage("thing", {"x": 1}, builder(log), cliff_position) == first
     assert len(log) == 1 and (first / "a.txt").read_text() == "result"
-    others = [("thing", {"x": 2}, MODULES), ("other", {"x": 1}, MODULES), ("thing", {"x": 1}, ())]
-    for arguments in others:
-        assert cache.stage(*arguments, builder(log)) != first
+    others = [("thing", {"x": 2}), ("other", {"x": 1}), ("thing", {"x": 1})]
+    for arguments, code in zip(others, (cliff_position, cliff_position, None), strict=True):
+        assert cache.stage(*arguments, builder(log), code) != first
     assert len(log) == 4
-    assert cache.key("a", {"x": 1, "y": 2}, ()) == cache.key("a", {"y": 2, "x": 1}, ())
+    assert cache.key("a", {"x": 1, "y": 2}) == cache.key("a", {"y": 2, "x": 1})
 
 
 def test_a_failed_build_leaves_no_result():
@@ -62,20 +62,20 @@ def test_a_failed_build_leaves_no_result():
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        cache.stage("thing", {}, MODULES, fail)
-    folder = cache.stage("thing", {}, MODULES, builder([]))
+        cache.stage("thing", {}, fail)
+    folder = cache.stage("thing", {}, builder([]))
     assert (folder / "a.txt").read_text() == "result"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "sub/b.txt"])
 @pytest.mark.parametrize("damage", [lambda p: p.write_text("x"), lambda p: p.unlink()])
 def test_a_changed_file_is_named_with_the_remedy(name, damage):
-    folder = cache.stage("thing", {}, MODULES, builder([]))
+    folder = cache.stage("thing", {}, builder([]))
     damage(folder / name)
     with pytest.raises(ValueError, match=f"{folder / name} is missing or damaged: delete {folder}"):
-        cache.stage("thing", {}, MODULES, builder([]))
+        cache.stage("thing", {}, builder([]))
     shutil.rmtree(folder)
-    cache.stage("thing", {}, MODULES, builder([]))
+    cache.stage("thing", {}, builder([]))
 
 
 def test_processes_at_once_build_once(folder):
@@ -84,7 +84,7 @@ def build(folder):
     with log.open("a") as f: f.write("built\\n")
     time.sleep(0.3)
     (folder / "a.txt").write_text("result")
-print((stage("thing", {}, (), build) / "a.txt").read_text())
+print((stage("thing", {}, build) / "a.txt").read_text())
 """
     running = [process(code, folder) for _ in range(4)]
     assert [p.communicate(timeout=120)[0] for p in running] == ["result\n"] * 4
@@ -98,17 +98,17 @@ def build(folder):
     (folder / ".a.txt.tmp").write_text("temporary")
     print("here", flush=True)
     time.sleep(600)
-stage("thing", {}, (), build)
+stage("thing", {}, build)
 """
     running = process(code, folder)
     assert running.stdout.readline() == "here\n"
     running.send_signal(signal.SIGKILL)
     running.wait()
     running.stdout.close()
-    stage = folder / cache.key("thing", {}, ())
+    stage = folder / cache.key("thing", {})
     assert (stage / "a.txt").exists() and not (stage / "done.json").exists()
     log = []
-    assert cache.stage("thing", {}, (), builder(log)) == stage
+    assert cache.stage("thing", {}, builder(log)) == stage
     assert len(log) == 1 and not (stage / ".a.txt.tmp").exists()
 
 
@@ -118,7 +118,7 @@ def test_busy_stages_are_put_off_then_waited_for(folder):
 
     def hold():
         folder.mkdir()
-        with FileLock(folder / (cache.key("A", {}, ()) + ".lock")):
+        with FileLock(folder / (cache.key("A", {}) + ".lock")):
             held.set()
             done.wait(60)
 
@@ -131,7 +131,7 @@ def test_busy_stages_are_put_off_then_waited_for(folder):
             if name == "B":
                 done.set()
 
-        return lambda: cache.stage(name, {}, (), build)
+        return lambda: cache.stage(name, {}, build)
 
     thread = threading.Thread(target=hold)
     thread.start()
@@ -154,13 +154,15 @@ def test_busy_stages_are_put_off_then_waited_for(folder):
         (('"text"', '"other"'), False),
     ],
 )
-def test_only_code_changes_the_key(edit, same, tmp_path, monkeypatch):
+def test_only_code_changes_the_key(edit, same, tmp_path):
+    def f():
+        pass
+
+    f.__module__ = "vcqlib.module"
     source = '# why\ndef f(x):\n    """Doc."""\n    y = "text"\n    return x + 1\n'
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
-    keys = []
-    for text in (source, source.replace(*edit)):
-        (tmp_path / "module.py").write_text(text)
-        cache.source_digest.cache_clear()
-        keys.append(cache.key("thing", {}, ("module",)))
-    cache.source_digest.cache_clear()
-    assert (keys[0] == keys[1]) == same
+    found = []
+    for name, text in (("a", source), ("b", source.replace(*edit))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "module.py").write_text(text)
+        found.append(sources.digests(f, tmp_path / name))
+    assert (found[0] == found[1]) == same

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vcqlib.study import records, study
+from vcqlib.study import plan, records
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data/results"
@@ -24,7 +24,7 @@ def test_every_main_arm_has_three_paired_seeds_at_6000_images(cpu):
 
 
 def test_the_study_file_and_its_records_agree(cpu):
-    runs = study.load_study(ROOT / "book/studies/cpu.yaml").runs
+    runs = plan.load_study(ROOT / "book/studies/cpu.yaml").runs
     assert [run.name for run in runs if not records.current(RESULTS, run)] == []
     assert len(cpu) == len(runs)
 

@@ -14,8 +14,9 @@ import yaml
 
 from vcqlib.cli import app as cli
 from vcqlib.files import write_record
-from vcqlib.study import experiments as ex
-from vcqlib.study import measures, records, study
+from vcqlib.study import measures, plan, records
+from vcqlib.study.configuration import Configuration
+from vcqlib.study.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {
@@ -34,6 +35,10 @@ CONTENT = {
 }
 
 
+def tiny(**changes):
+    return Experiment(Configuration.of(BASE | changes))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -45,8 +50,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def computed(folder):
-    loaded = study.load_study(folder / "tiny.yaml")
-    assert [run.name for run in study.compute(loaded.runs, folder / "results")] == [
+    loaded = plan.load_study(folder / "tiny.yaml")
+    assert [run.name for run in plan.compute(loaded.runs, folder / "results")] == [
         "main-uniform-s0", "more-uniform-s0", "more-reversed-s0",
     ]  # fmt: skip
     return records.load("tiny", folder / "results")
@@ -54,27 +59,41 @@ def computed(folder):
 
 def test_study_files_of_the_book_are_valid():
     for path in (ROOT / "book/studies").glob("*.yaml"):
-        loaded = study.load_study(path)
-        assert len({run.fingerprint for run in loaded.runs}) == len(loaded.runs), path
+        loaded = plan.load_study(path)
+        assert len({run.experiment.fingerprint for run in loaded.runs}) == len(loaded.runs), path
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grups": []}, "unknown key 'grups'; did you mean 'groups'"),
-        ({"groups": [{"name": "a", "arms": ["uniforn"]}]}, "unknown arm 'uniforn'; did you mean"),
-        ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_image": 3}}]}, "'n_image'"),
-        ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_images": 1}}]}, "n_images"),
+        ({"grups": []}, r"unknown setting 'grups' \(known: arms, groups, base, about\)"),
+        ({"arms": ...}, "bad.yaml: arms is missing"),
+        ({"groups": ...}, "bad.yaml: groups is missing"),
+        ({"arms": {}}, "group 'main', arm 'uniform': unknown arm 'uniform'"),
+        ({"arms": {"uniform": None}}, "arms.uniform must be a valid mapping, got None"),
+        ({"base": [1]}, r"base must be a valid mapping, got \[1\]"),
+        ({"groups": []}, r"groups must have at least 1 item, got \[\]"),
+        ({"groups": ["a"]}, "groups.0 must be a mapping .* got 'a'"),
+        ({"groups": [{"arms": ["uniform"]}]}, "groups.0.name is missing"),
+        ({"groups": [{"name": "a"}]}, "groups.0.arms is missing"),
+        ({"groups": [{"name": "a/../b", "arms": ["uniform"]}]}, "groups.0.name must match"),
+        ({"groups": [{"name": "a", "arms": "uniform"}]}, "groups.0.arms must be a valid list"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "seeds": 3}]}, "groups.0.seeds must be"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "seeds": [-1]}]}, "seed must be at least"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "sets": {}}]}, "unknown .*'groups.0.sets'"),
+        ({"groups": [{"name": "a", "arms": ["uniforn"]}]}, "unknown arm 'uniforn': did you mean"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_image": 3}}]},
+         "unknown setting 'n_image': did you mean 'n_images'"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_images": 1}}]},
+         "arm 'uniform': n_images must be at least 2, got 1"),
         ({"groups": [{"name": "a", "arms": ["uniform", "uniform"]}]}, "two runs are called"),
-        ({"groups": []}, "nothing to run"),
-        ({"groups": ["a"]}, "expected a mapping, got 'a'"),
     ],
-)
+)  # fmt: skip
 def test_bad_study_files_are_refused_by_name(tmp_path, change, message):
     path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump(CONTENT | change))
+    path.write_text(yaml.safe_dump({k: v for k, v in (CONTENT | change).items() if v != ...}))
     with pytest.raises(ValueError, match=message) as error:
-        study.load_study(path)
+        plan.load_study(path)
     assert "bad.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -82,7 +101,7 @@ def test_a_yaml_tag_is_refused(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("about: !!python/object/apply:os.system ['true']")
     with pytest.raises(ValueError, match="is not YAML"):
-        study.load_study(path)
+        plan.load_study(path)
 
 
 def test_records_hold_what_the_study_says(computed, folder):
@@ -106,20 +125,19 @@ def test_records_hold_what_the_study_says(computed, folder):
 
 
 def test_probe_of_the_reversed_arm_reads_the_same_vectors_backwards(computed):
-    e = replace(ex.Experiment(**BASE | {"ar_steps": 10}), schedule="loglinear")
-    images = ex.images(e, "test").images[:20]
-    backward = e.arm("reversed")
+    e = tiny(ar_steps=10, schedule="loglinear")
+    images, backward = e.test.images[:20], e.arm("reversed")
     a, b = measures.encoder_outputs(e, images), measures.encoder_outputs(backward, images)
     assert np.array_equal(a.flip(1), b)
-    c, d = ex.codes(e, "test").codes[:20], ex.codes(backward, "test").codes[:20]
+    c, d = e.test_codes.codes[:20], backward.test_codes.codes[:20]
     own, flipped = measures.code_vectors(e, c), measures.code_vectors(backward, d)
     assert np.array_equal(own.flip(1), flipped)
 
 
 def test_a_second_pass_computes_nothing(computed, folder, monkeypatch):
-    monkeypatch.setattr(study, "measure", lambda *_: pytest.fail("computed again"))
-    loaded = study.load_study(folder / "tiny.yaml")
-    assert len(list(study.compute(loaded.runs, folder / "results"))) == 3
+    monkeypatch.setattr(plan, "measure", lambda *_: pytest.fail("computed again"))
+    loaded = plan.load_study(folder / "tiny.yaml")
+    assert len(list(plan.compute(loaded.runs, folder / "results"))) == 3
 
 
 def test_reproduce_recomputes_in_an_empty_cache(computed, folder, tmp_path, monkeypatch, capsys):
@@ -168,10 +186,10 @@ def test_stale_damaged_and_foreign_records_are_named(computed, folder, tmp_path,
 
 
 def test_a_changed_configuration_makes_the_record_stale_and_is_computed_again(computed, folder):
-    loaded = study.load_study(folder / "tiny.yaml")
+    loaded = plan.load_study(folder / "tiny.yaml")
     run = loaded.runs[0]
     assert records.current(folder / "results", run)
-    other = replace(run, experiment=replace(run.experiment, dropout=0.2))
+    other = replace(run, experiment=Experiment(run.experiment.c.changed(dropout=0.2)))
     assert not records.current(folder / "results", other)
     assert not records.current(folder / "results", replace(run, sweeps=False))
 
@@ -250,11 +268,9 @@ def test_command_line_refuses_impossible_requests(folder, capsys):
 
 
 def test_a_tokenizer_may_see_more_images_than_the_ar_model(folder):
-    e = ex.Experiment(**BASE | {"tokenizer_images": 400, "ar_steps": 10})
-    assert len(ex.codes(e).codes) == 200
-    assert ex.fingerprint(e) != ex.fingerprint(replace(e, tokenizer_images=None))
-    assert ex.tokenizer_folder(e) == ex.tokenizer_folder(
-        replace(e, n_images=400, tokenizer_images=None)
-    )
+    e = tiny(tokenizer_images=400, ar_steps=10)
+    assert len(e.codes.codes) == 200
+    assert e.fingerprint != tiny(ar_steps=10).fingerprint
+    assert e.tokenizer_folder == tiny(n_images=400, ar_steps=10).tokenizer_folder
     with pytest.raises(ValueError, match="tokenizer_images 100 must be at least n_images 200"):
-        replace(e, tokenizer_images=100)
+        tiny(tokenizer_images=100)

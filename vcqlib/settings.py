@@ -23,6 +23,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+BOUNDS = {"greater than or equal to": "at least", "less than or equal to": "at most",
+          "greater than": "above", "less than": "below", " after validation, not 0": "",
+          "dictionary": "mapping"}  # fmt: skip
+
 
 def _whole(value: Any) -> Any:
     """NumPy's integers are integers; booleans and floats are not."""
@@ -89,17 +93,23 @@ def settings(cls: type) -> type:
 
 
 def one_line(error: ValidationError, cls: Any, name: str = "") -> str:
-    """`n_images must be greater than or equal to 2, got 1`."""
+    """`n_images must be at least 2, got 1`."""
     first = error.errors(include_url=False, include_context=False)[0]
     said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    where = ".".join(map(str, first["loc"]))
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown setting {first['loc'][-1]!r}"
+        return f"unknown setting {where!r} (known: {', '.join(f.name for f in fields(cls))})"
+    if first["type"] == "missing":
+        return f"{where} is missing"
     if first["type"] == "value_error" and not said.startswith("should "):
         return said  # a sentence of our own
     names = {entry.path: name for name, entry in flat(cls).items()} if is_dataclass(cls) else {}
     paths = (tuple(first["loc"][:n]) for n in range(len(first["loc"]), 0, -1))
-    name = name or next((names[p] for p in paths if p in names), str(first["loc"][0]))
-    said = f" must {said[7:]}" if said.startswith("should ") else f": {said.lower()}"
+    name = name or next((names[p] for p in paths if p in names), where)
+    for long, short in BOUNDS.items():
+        said = said.replace(long, short)
+    _, should, rest = said.partition("should ")
+    said = f" must {rest}" if should else f": {said.lower()}"
     return f"{name}{said}, got {shown(first['input'])}"
 
 
@@ -141,7 +151,7 @@ def _walk(cls: type, path: tuple[str, ...], prefix: str) -> Iterator[tuple[str, 
         if is_dataclass(kind):
             inner = f.name.removesuffix("recipe") if f.name.endswith("_recipe") else prefix
             yield from _walk(kind, here, inner)
-        elif isinstance(f.default, FieldInfo):
+        elif isinstance(f.default, FieldInfo) and f.default.description:
             yield prefix + f.name, Setting(here, kind, f.default.default, f.default)
 
 

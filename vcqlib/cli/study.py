@@ -13,7 +13,7 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..study.plan import Run
+    from ..study.plan import StudyRun
 
 
 def study(
@@ -64,14 +64,14 @@ def study(
         _watch(path, list(runs), results, jobs)
 
 
-def _line(run: Run, results: Path) -> str:
+def _line(run: StudyRun, results: Path) -> str:
     from ..study import records
 
     numbers = records.summary(records.read(results / run.study / f"{run.name}.json")["measures"])
     return f"{run.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
 
 
-def _watch(path: Path, runs: list[Run], results: Path, jobs: int) -> None:
+def _watch(path: Path, runs: list[StudyRun], results: Path, jobs: int) -> None:
     """Let `jobs` processes work; show a table in a terminal, a line for each record elsewhere."""
     from rich.console import Console
     from rich.live import Live
@@ -111,7 +111,7 @@ def _watch(path: Path, runs: list[Run], results: Path, jobs: int) -> None:
         )
 
 
-def _table(runs: list[Run], results: Path) -> Table:
+def _table(runs: list[StudyRun], results: Path) -> Table:
     from rich.table import Table
 
     from ..study import records

@@ -12,14 +12,18 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from itertools import product
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..checks import unknown_name
-from ..settings import flat
+from ..settings import Flag, Whole, flat, settings, shown
 from . import cache, records
 from .configuration import Configuration
 from .experiment import Experiment
@@ -27,8 +31,30 @@ from .judge import check_samples
 from .measures import measure
 
 
+@settings
+class Group:
+    """One entry of `groups`."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    arms: Annotated[list[str], Field(min_length=1)]
+    seeds: list[Whole] = dataclass_field(default_factory=lambda: [0])
+    ar_seeds: list[Whole | None] = dataclass_field(default_factory=lambda: [None])
+    set: dict[str, Any] = dataclass_field(default_factory=dict)
+    sweeps: Flag = False
+
+
+@settings
+class StudyFile:
+    """What a study file holds."""
+
+    arms: dict[str, dict[str, Any]]
+    groups: Annotated[list[Group], Field(min_length=1)]
+    base: dict[str, Any] = dataclass_field(default_factory=dict)
+    about: str = ""
+
+
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One arm at one seed and setting: one record."""
 
     study: str
@@ -50,67 +76,58 @@ class Study:
 
     name: str
     about: str
-    runs: tuple[Run, ...]
+    runs: tuple[StudyRun, ...]
 
 
 def load_study(path: str | Path) -> Study:
     """Read and validate a study file; every run's configuration is built, nothing is computed.
 
     Raises:
-        ValueError: an unknown key, arm or field, a value that `Experiment` refuses, or two runs of
-            one name; the message names the file and the entry.
+        ValueError: no such mapping, an unknown arm or setting, a value that is refused, or two
+            runs of one name; the message names the file and the entry.
     """
     import yaml
 
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    _keys(content, {"about", "base", "arms", "groups"}, f"{path}")
-    arms = content.get("arms") or {}
-    _keys(arms, set(arms), f"{path}, arms")
-    for arm, values in arms.items():
-        if other := sorted(values.keys() - set(records.ARM) & flat(Configuration).keys()):
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping, got {shown(content)}")
+    try:
+        file = StudyFile(**content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    for arm, values in file.arms.items():
+        if other := sorted(values.keys() & flat(Configuration).keys() - set(records.ARM)):
             raise ValueError(
                 f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their codebook sizes "
                 "only; what a group shares stands under `set`"
             )
-    runs: dict[str, Run] = {}
-    for group in content.get("groups") or []:
-        _keys(group, {"name", "arms", "seeds", "ar_seeds", "set", "sweeps"}, f"{path}, a group")
-        if missing := {"name", "arms"} - group.keys():
-            raise ValueError(f"{path}, a group has no {' and no '.join(sorted(missing))}: {group}")
-        where = f"{path}, group {group['name']!r}"
-        chosen = product(group.get("seeds", [0]), group.get("ar_seeds", [None]), group["arms"])
-        for seed, ar_seed, arm in chosen:
-            if arm not in arms:
-                raise ValueError(f"{where}: {unknown_name('arm', str(arm), arms)}")
-            values = (content.get("base") or {}) | group.get("set", {}) | arms[arm]
-            _keys(values, flat(Configuration).keys(), f"{where}, arm {arm!r}")
+    runs: dict[str, StudyRun] = {}
+    for group in file.groups:
+        for seed, ar_seed, arm in product(group.seeds, group.ar_seeds, group.arms):
+            where = f"{path}, group {group.name!r}, arm {arm!r}"
             try:
+                if arm not in file.arms:
+                    raise unknown_name("arm", arm, file.arms)
+                values = file.base | group.set | file.arms[arm]
+                for name in values:
+                    if name not in flat(Configuration):
+                        raise unknown_name("setting", name, flat(Configuration))
                 seeds = {"seed": seed, "ar_seed": ar_seed}
                 e = Experiment(Configuration.of(values | seeds))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{where}, arm {arm!r}: {error}") from None
-            run = Run(path.stem, group["name"], arm, e, bool(group.get("sweeps")))
+                raise ValueError(f"{where}: {error}") from None
+            run = StudyRun(path.stem, group.name, arm, e, group.sweeps)
             if run.name in runs:
                 raise ValueError(f"{where}: two runs are called {run.name}")
             runs[run.name] = run
-    if not runs:
-        raise ValueError(f"{path} has no groups: nothing to run")
-    return Study(path.stem, content.get("about", ""), tuple(runs.values()))
+    return Study(path.stem, file.about, tuple(runs.values()))
 
 
-def _keys(values: object, known: Collection[str], where: str) -> None:
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected a mapping, got {values!r}")
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{where}: {unknown_name('key', str(key), known)}")
-
-
-def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
+def compute(runs: Iterable[StudyRun], results: Path) -> Iterator[StudyRun]:
     """Compute and record the runs, sharing the work with other processes; yields each when done.
 
     Runs of which another process holds a stage are put off to the end, then waited for. One that
@@ -139,7 +156,7 @@ def compute(runs: Iterable[Run], results: Path) -> Iterator[Run]:
         raise ValueError(f"runs that failed, for the reasons above: {', '.join(failed)}")
 
 
-def _record(run: Run, results: Path) -> None:
+def _record(run: StudyRun, results: Path) -> None:
     if not records.current(results, run):
         check_samples(run.experiment)
         records.write(results, run, measure(run.experiment, run.sweeps))

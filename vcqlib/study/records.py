@@ -21,6 +21,7 @@ import torch
 
 from ..data.image_sets import write_sheet
 from ..files import read_record, sha256_file, write_record
+from ..settings import flat
 from ..theory.cliff import cumulative_capacity
 from .configuration import Configuration
 from .experiment import Experiment
@@ -29,7 +30,7 @@ from .measures import measure
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .plan import Run
+    from .plan import StudyRun
 
 SHEET = (8, 10)  # rows and columns of the sample sheet
 EDITION = 2  # of what is measured; records of the first one stay readable
@@ -44,7 +45,7 @@ TOLERANCE = {
 }  # fmt: skip
 
 
-def write(results: Path, run: Run, measures: dict) -> Path:
+def write(results: Path, run: StudyRun, measures: dict) -> Path:
     """Write the record of a run and its sheet of samples; returns the JSON file."""
     path = _path(results, run)
     sheet = path.with_suffix(".png")
@@ -120,12 +121,13 @@ def is_stale(record: Mapping) -> bool:
     if record.get("edition", 1) != EDITION:
         return False
     try:
-        return _experiment(record).fingerprint != record["fingerprint"]
+        known = record["config"].keys() <= flat(Configuration).keys()
+        return not known or _experiment(record).fingerprint != record["fingerprint"]
     except (TypeError, ValueError):
         return True
 
 
-def current(results: Path, run: Run) -> bool:
+def current(results: Path, run: StudyRun) -> bool:
     """Whether a record of exactly this run is there."""
     path = _path(results, run)
     if not path.is_file():
@@ -278,7 +280,7 @@ def default_results() -> Path:
     return Path(__file__).resolve().parents[2] / "data" / "results"
 
 
-def _path(results: Path, run: Run) -> Path:
+def _path(results: Path, run: StudyRun) -> Path:
     return results / run.study / f"{run.name}.json"
 
 
