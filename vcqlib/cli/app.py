@@ -19,6 +19,7 @@ from ..files import atomic_path, write_json
 from ..progress import bar
 from . import cliff as cliff_commands
 from . import config_file as command_files
+from . import diagnose as diagnose_commands
 from . import sampling as sampling_commands
 from . import study as study_commands
 from . import training as training_commands
@@ -34,6 +35,7 @@ app = App(
 )
 app.command(cliff_commands.cliff)
 app.command(cliff_commands.schedule)
+app.command(diagnose_commands.diagnose)
 app.command(study_commands.study)
 app.command(study_commands.reproduce)
 app.command(training_commands.train)
