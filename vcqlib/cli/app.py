@@ -18,6 +18,7 @@ COMMANDS = {  # name: module and function
     "cliff": "cliff.cliff",
     "schedule": "cliff.schedule",
     "entropy": "entropy.entropy",
+    "diagnose": "diagnose.diagnose",
     "study": "study.study",
     "reproduce": "study.reproduce",
     "train": "training.train",
