@@ -61,7 +61,7 @@ minimal: ## the library alone: Python 3.12, torch 2.11, no compiler (PYTHON312=/
 	[ -x $(MINIMAL)/bin/python ] || $(PYTHON312) -m venv $(MINIMAL)
 	$(MINIMAL)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  "torch==2.11.*" "torchvision==0.26.*" pytest pytest-timeout hypothesis \
-	  vector-quantize-pytorch -e ".[images]"
+	  vector-quantize-pytorch -e ".[models,images]"
 	CC= CXX= PATH=$(CURDIR)/tests/no_compiler $(abspath $(MINIMAL))/bin/python -m pytest -q \
 	  $(addprefix tests/test_,$(addsuffix .py,training commands distributed losses loaders \
 	  quantizer tokenizer transformer autoregressive codes theory schedules entropy))

@@ -16,6 +16,7 @@ from vcqlib.theory.cliff import cliff_position
 
 ROOT = Path(__file__).parents[1]
 
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("VCQ_CACHE", str(tmp_path / "cache"))

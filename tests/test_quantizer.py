@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vcqlib.models import quantizer as module
+from vcqlib.models import search as module
 from vcqlib.models.quantizer import VariableCodebookQuantizer
 
 SIZES = (2, 2, 5, 5, 16, 7)

@@ -32,7 +32,12 @@ __all__ = ["__version__", *sorted(_HOME)]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(import_module(f"vcqlib.{_HOME[name]}"), name)
+        try:
+            value = getattr(import_module(f"vcqlib.{_HOME[name]}"), name)
+        except ModuleNotFoundError as error:
+            from .extras import missing
+
+            raise missing(error) from None
         globals()[name] = value
         return value
     raise AttributeError(f"module 'vcqlib' has no attribute {name!r}")

@@ -23,9 +23,17 @@ SEAL, VERSION = "sha256", "format"
 LARGEST_HEADER = 100 << 20  # bytes of a safetensors header, as in the format's own library
 
 
+def user_path(path: str | Path, instead: str = "give the path in full") -> Path:
+    """`path` with ~ expanded; ValueError, which says what to do `instead`, if there is no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: this user has no home directory for ~: {instead}") from None
+
+
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+def scratch_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, gone at the end unless it was renamed.
 
     Raises OSError with one line that names `path` if there is no space or no permission.
     """
@@ -47,10 +55,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if ours or "SafetensorError" in type(error).__name__:
                 raise _unwritten(path, error) from error
             raise
-        temporary.chmod(0o644)
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    Raises OSError as `scratch_path` does.
+    """
+    with scratch_path(path) as temporary:
+        yield temporary
+        put(temporary, Path(path))
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Rename a finished temporary file, readable for all."""
+    temporary.chmod(0o644)
+    temporary.replace(path)
 
 
 def _unwritten(path: Path, error: Exception) -> OSError:

@@ -23,7 +23,6 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-
 BOUNDS = {"greater than or equal to": "at least", "less than or equal to": "at most",
           "greater than": "above", "less than": "below", " after validation, not 0": "",
           "dictionary": "mapping"}  # fmt: skip

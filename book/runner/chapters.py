@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import yaml
+
+from vcqlib.checks import unknown_name
+from vcqlib.files import user_path
 
 PARAMETERS, INJECTED = "parameters", "injected-parameters"
 
@@ -23,11 +25,8 @@ class Refused(ValueError):
 
 
 def suggest(kind: str, name: str, valid: Iterable[str]) -> Refused:
-    """`unknown chapter 'x': did you mean …`, with the nearest valid names, or all of them."""
-    valid = sorted(valid)
-    near = get_close_matches(name, valid, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"valid: {', '.join(valid) or 'none'}"
-    return Refused(f"unknown {kind} {name!r}: {hint}")
+    """`unknown chapter 'x': did you mean …`, with the nearest valid names."""
+    return Refused(str(unknown_name(kind, name, valid)))
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _state(value: Any) -> Iterator[tuple[str, int, int]]:
             yield from _state(item)
     if not isinstance(value, str) or not value:
         return
-    path = Path(value.removeprefix("folder:").removeprefix("file:")).expanduser()
+    path = user_path(value.removeprefix("folder:").removeprefix("file:"))
     if path.is_file():
         yield path.name, path.stat().st_size, path.stat().st_mtime_ns
     elif path.is_dir():

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from ..checks import unknown_name
 from ..data.texts import TEXTS
-from ..data.vendored import unknown_name
+from ..files import user_path
 from ..settings import Real, Setting, Whole, flat, setting, settings, shown
 from ..settings import check as check_one
 
@@ -129,6 +129,6 @@ def _paths(name: str, value: Any) -> list[str]:
 
 def _exists(path: str) -> bool:
     try:
-        return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte
+        return user_path(path).exists()
+    except (OSError, ValueError):  # too long, a NUL byte
         return False

@@ -1,57 +1,78 @@
 """The command line: `vcq …`, or `python -m vcqlib …`.
 
-Each command is a function with typed arguments, registered on `app`. What goes wrong with a file
-or a value ends with one line on stderr and exit code 2.
+Each command is a function with typed arguments in a module of its own, loaded when it is asked for.
+What goes wrong with a file or a value ends with one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
-import numpy as np
-from tyro.conf import Positional
-from tyro.extras import SubcommandApp
+from ..checks import unknown_name
+from .shell import App
 
-from ..files import atomic_path, write_json
-from ..progress import bar
-from . import options
-from . import sampling as sampling_commands
-from . import study as study_commands
-from . import training as training_commands
-
-if TYPE_CHECKING:
-    from ..entropy.estimates import ConditionalEntropy
-
-app = SubcommandApp()
-app.command(study_commands.study)
-app.command(study_commands.reproduce)
-app.command(training_commands.train)
-app.command(training_commands.encode)
-app.command(sampling_commands.sample)
-app.command(sampling_commands.evaluate)
+COMMANDS = {  # name: module and function
+    "cliff": "cliff.cliff",
+    "schedule": "cliff.schedule",
+    "entropy": "entropy.entropy",
+    "diagnose": "diagnose.diagnose",
+    "study": "study.study",
+    "reproduce": "study.reproduce",
+    "train": "training.train",
+    "encode": "training.encode",
+    "sample": "sampling.sample",
+    "evaluate": "sampling.evaluate",
+}
 CONFIGURED = {  # commands that read --config
-    "train tokenizer": training_commands.train_tokenizer,
-    "train ar": training_commands.train_ar,
-    "encode": training_commands.encode,
-    "sample": sampling_commands.sample,
-    "evaluate": sampling_commands.evaluate,
+    "train tokenizer": "training.train_tokenizer",
+    "train ar": "training.train_ar",
+    "encode": "training.encode",
+    "sample": "sampling.sample",
+    "evaluate": "sampling.evaluate",
 }
 
-HEAD, TAIL = 16, 4  # rows of the table that are shown of a long curve
+
+def load(place: str) -> Callable:
+    """The function of a command."""
+    module, name = place.split(".")
+    return getattr(import_module(f".{module}", __package__), name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without a letter shows a question mark
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
-        app.cli(
-            args=options.expand(sys.argv[1:] if argv is None else argv, CONFIGURED),
-            prog="vcq",
-            description="Measure the entropy cliff of discrete tokens; train variable codebooks.",
-        )
+        return _run([*(sys.argv[1:] if argv is None else argv)])
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+
+
+def _run(argv: list[str]) -> int:
+    app = App(
+        "vcq",
+        "Measure the entropy cliff of discrete tokens; train variable codebooks. `vcq --version` "
+        "says which vcqlib this is.",
+    )
+    try:
+        asked = argv[0] if argv else ""
+        if asked and not asked.startswith("-") and asked not in {*COMMANDS, "completion"}:
+            raise unknown_name("command", asked, COMMANDS)
+        for name in [asked] if asked in COMMANDS else COMMANDS:
+            app.command(load(COMMANDS[name]), name=name)
+        app.command(app.completion)
+        if "--config" in " ".join(argv):
+            from . import options
+
+            argv = options.expand(argv, {name: load(place) for name, place in CONFIGURED.items()})
+        app.run(argv)
+    except BrokenPipeError:
+        return 141  # as a program that a closed pipe ends: `vcq … | head -1`
     except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
         print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
@@ -61,162 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-@app.command
-def entropy(
-    path: Positional[Path],
-    labels: Path | None = None,
-    sizes: tuple[int, ...] = (),
-    epsilon: float = 0.01,
-    plot: Path | None = None,
-    json: Path | None = None,
-) -> None:
-    """Measure the conditional entropy of tokens, position by position, and where it is spent.
-
-    Reads .npy, .npz, Parquet, JSONL with {class_id, tokens} (RAR, TiTok), a folder with one .npy
-    per image (LlamaGen), and the project's own code stores.
-
-    Args:
-        path: the tokens: a matrix [N, T], or a file or folder that holds one.
-        labels: class labels (.npy, or a folder of .npy); adds curves for each class to the JSON.
-        sizes: codebook size K, or K_1 … K_T; default: what is recorded, else the largest token + 1.
-        epsilon: the cliff is where all but this share of the bits has been spent.
-        plot: write a figure to this file (.png, .svg or .pdf).
-        json: write all curves to this file.
-    """
-    from ..data.token_files import read_labels, read_tokens
-    from ..entropy.estimates import conditional_entropy
-
-    tokens = read_tokens(path)
-    codes, classes = tokens.codes, tokens.labels
-    if labels is not None:
-        classes = read_labels(labels, len(codes))
-    observed = _largest_tokens(codes, path) + 1
-    known = _codebook_sizes(sizes or tokens.sizes, observed)
+def _flush(stream: object) -> None:
+    """Flush; what nobody reads any more goes nowhere, now and when Python ends."""
     try:
-        result = conditional_entropy(codes, classes)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    print(_report(result, known, epsilon, assumed=not (sizes or tokens.sizes)))
-    if json is not None:
-        write_json(json, _record(result, known, epsilon))
-    if plot is not None:
-        with atomic_path(plot) as temporary:
-            _figure(result, known, epsilon).savefig(temporary)
-
-
-def _largest_tokens(codes: np.ndarray, path: Path) -> np.ndarray:
-    """Largest token of each position [T]; every token is looked at, and refused if negative."""
-    if codes.dtype.kind not in "iu":
-        raise TypeError(f"{path}: tokens must be integers, got {codes.dtype}")
-    rows_first = codes.strides[0] >= codes.strides[1]
-    step = max(2**22 // codes.shape[1], 1)
-    parts = (
-        [codes[i : i + step] for i in range(0, len(codes), step)]
-        if rows_first
-        else [codes[:, t : t + 1] for t in range(codes.shape[1])]
-    )
-    most = []
-    for part in bar(parts, "reading", delay=2):
-        if (least := part.min()) < 0:
-            raise ValueError(f"{path}: tokens must not be negative, got {least}")
-        most.append(part.max(axis=0))
-    most = np.max(most, axis=0) if rows_first else np.concatenate(most)
-    if int(most.max()) >= 1 << 63:
-        raise ValueError(f"{path}: tokens must be from 0 to 2^63-1, got {most.max()}")
-    return np.array([int(m) for m in most], dtype=object)  # a token may be as large as 2^63 − 1
-
-
-def _codebook_sizes(sizes: Sequence[int] | None, observed: np.ndarray) -> list[int]:
-    if not sizes:
-        return observed.tolist()
-    if len(sizes) not in (1, len(observed)):
-        raise ValueError(f"--sizes: got {len(sizes)} values, need 1 or T = {len(observed)}")
-    sizes = [*sizes] * (len(observed) // len(sizes))
-    for t, (size, seen) in enumerate(zip(sizes, observed, strict=True), start=1):
-        if seen > size:
-            raise ValueError(f"--sizes: K = {size}, but position {t} holds the token {seen - 1}")
-    return sizes
-
-
-def _report(result: ConditionalEntropy, sizes: list[int], epsilon: float, assumed: bool) -> str:
-    n, length = result.n_sequences, len(result.bits)
-    last = int(np.searchsorted(result.distinct_prefixes, result.distinct_prefixes[-1])) + 1
-    shown = [t for t in range(last) if t < HEAD or t >= last - TAIL]
-    capacity = "log2 max+1" if assumed else "capacity"
-    lines = [f"{'position':>8}  {'bits':>8}  {capacity:>10}  {'prefixes':>12}  {'unique':>7}"]
-    before = -1
-    for t in shown:
-        if t > before + 1:
-            lines.append(f"{'…':>8}")
-        lines.append(
-            f"{t + 1:>8}  {result.bits[t]:>8.3f}  {math.log2(sizes[t]):>10.2f}  "
-            f"{result.distinct_prefixes[t]:>12,}  {result.unique_share[t]:>7.1%}"
-        )
-        before = t
-    if last < length:
-        rest = f"{last + 1}–{length}" if last + 1 < length else f"{length}"
-        lines.append(f"{rest:>8}  {0:>8.3f}  no prefix is split any more")
-    cliff = result.cliff(epsilon)
-    lines.append(
-        f"\nN = {n:,} sequences, T = {length}: {result.total_bits:.3f} bits of at most log2 N = "
-        f"{math.log2(n):.3f}"
-    )
-    lines.append(
-        f"cliff: {1 - epsilon:.4g} of the bits are spent after {cliff} of {length} positions"
-    )
-    ideal = _ideal_cliff(n, sizes)
-    if ideal is not None:
-        lines[-1] += f"; codes that used every size in full would need {ideal}"
-    if result.per_class:
-        cliffs = [part.cliff(epsilon) for part in result.per_class.values()]
-        span = f"{min(cliffs)} to {max(cliffs)}"
-        lines.append(f"within each of {len(cliffs)} classes: after {span} positions")
-    return "\n".join(lines)
-
-
-def _ideal_cliff(n: int, sizes: list[int]) -> int | None:
-    """t* of `theory.cliff_position`; None if never reached or a position never varies."""
-    from ..theory.cliff import cliff_position
-
-    return cliff_position(n, sizes) if min(sizes) >= 2 else None
-
-
-def _record(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> dict[str, Any]:
-    low, high = result.interval()
-    curves = {
-        "bits": result.bits,
-        "bits_low_95": low,
-        "bits_high_95": high,
-        "miller_madow": result.miller_madow(),
-        "grassberger": result.grassberger(),
-        "distinct_prefixes": result.distinct_prefixes,
-        "unique_share": result.unique_share,
-    }
-    record = {name: values.tolist() for name, values in curves.items()}
-    record |= {
-        "sequences": result.n_sequences,
-        "positions": len(result.bits),
-        "total_bits": result.total_bits,
-        "cliff": result.cliff(epsilon),
-        "epsilon": epsilon,
-        "codebook_sizes": sizes,
-    }
-    if result.per_class:
-        classes = result.per_class.items()
-        record["per_class"] = {str(name): _record(part, sizes, epsilon) for name, part in classes}
-    return record
-
-
-def _figure(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> Any:
-    from ..chapters import figures
-    from ..theory.cliff import expected_conditional_entropy
-
-    curves = {"measured": result.bits, "capacity": np.log2(np.array(sizes, float))}
-    if min(sizes) >= 2:
-        curves["ideal codes"] = expected_conditional_entropy(result.n_sequences, sizes)
-    return figures.positions(
-        curves,
-        dashed=("capacity", "ideal codes"),
-        marks={f"cliff: {result.cliff(epsilon)}": max(result.cliff(epsilon), 1)},
-        log_x=len(sizes) > 32,
-    )
+        stream.flush()
+    except (BrokenPipeError, AttributeError):  # AttributeError: there is no such stream
+        if stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

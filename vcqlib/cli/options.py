@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from ..data.vendored import unknown_name
+from ..checks import unknown_name
 from ..settings import Sizes, flat, fold
 from ..study.configuration import Configuration
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg, subcommand
 
 from .options import configured, options
+from .shell import deferred
 
 if TYPE_CHECKING:
     import torch
@@ -195,9 +196,10 @@ def fewer(batch: int) -> str:
 
 def train(
     what: Annotated[
-        Annotated[None, subcommand("tokenizer", constructor=train_tokenizer)]
-        | Annotated[None, subcommand("ar", constructor=train_ar)],
+        Annotated[Any, subcommand("tokenizer", constructor=deferred(train_tokenizer))]
+        | Annotated[Any, subcommand("ar", constructor=deferred(train_ar))],
         arg(name=""),
     ],
 ) -> None:
     """Train a tokenizer, or an AR model on its codes."""
+    what()

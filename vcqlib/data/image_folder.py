@@ -65,6 +65,19 @@ def list_folder(folder: str | Path, split: str) -> Listing:
     return Listing(tuple(paths), labels, names)
 
 
+def list_images(folder: str | Path) -> Listing:
+    """All files of PATH/train, or of PATH, in the order of torchvision's ImageFolder.
+
+    Raises as `list_folder`.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"image folder {root} does not exist")
+    found = _classes(root / "train" if (root / "train").is_dir() else root)
+    labels = np.repeat(np.arange(len(found)), [len(paths) for paths in found.values()])
+    return Listing(tuple(path for paths in found.values() for path in paths), labels, (*found,))
+
+
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Class name -> files below its folder, both sorted; loose files are the class "all"."""
 

@@ -21,11 +21,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from ..checks import unknown_name
 from ..files import atomic_path, sha256_file
 from .image_folder import decode_images, list_folder
 from .synthetic import SHAPES, draw
 from .texts import load_text, text_tokenizer, windows
-from .vendored import cache_root, manifest, read_vendored, unknown_name
+from .vendored import cache_root, manifest, read_vendored
 
 __all__ = [
     "ImageSet", "load_images", "load_text", "text_tokenizer", "to_float", "to_uint8", "windows",

@@ -14,7 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .vendored import read_vendored, unknown_name
+from ..checks import unknown_name
+from ..files import user_path
+from .vendored import read_vendored
 
 TEXTS = {
     "shakespeare": "text/shakespeare.txt.gz",
@@ -57,7 +59,7 @@ def load_text(name: str) -> str:
     if name == "python":
         return _python_sources()
     if name.startswith("file:"):
-        path = Path(name.removeprefix("file:")).expanduser()
+        path = user_path(name.removeprefix("file:"))
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json
+from ..files import read_json, user_path
+
+PACKAGED = Path(__file__).resolve().parents[1] / "_vendored"  # in a wheel: the small files
 
 
 def cache_root() -> Path:
     """Folder for downloaded data sets: `$VCQ_DATA` if set, else `~/.cache/vcqlib`."""
-    return Path(os.environ.get("VCQ_DATA") or "~/.cache/vcqlib").expanduser()
+    return user_path(os.environ.get("VCQ_DATA") or "~/.cache/vcqlib", "set VCQ_DATA to a folder")
 
 
 def data_root() -> Path:
@@ -26,9 +26,9 @@ def data_root() -> Path:
     return clone
 
 
-def manifest() -> dict[str, dict[str, Any]]:
+def manifest(root: Path | None = None) -> dict[str, dict[str, Any]]:
     """Vendored files: path below the data root -> sha256, bytes, licence, source; may be {}."""
-    path = data_root() / "MANIFEST.json"
+    path = (root or data_root()) / "MANIFEST.json"
     entries = read_json(path) if path.is_file() else {}
     whole = isinstance(entries, dict) and all(
         isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys()
@@ -44,15 +44,16 @@ def read_vendored(name: str) -> bytes:
 
     Raises FileNotFoundError if it is absent and ValueError if a byte of it changed.
     """
-    root = data_root()
-    path = root / name
-    if (entry := manifest().get(name)) is None:
+    root = next((root for root in (data_root(), PACKAGED) if name in manifest(root)), None)
+    if root is None:
         raise FileNotFoundError(
-            f"{name} is not listed in {root / 'MANIFEST.json'}: set VCQ_DATA to the data/ folder "
-            "of a clone of the project"
+            f"{name} is not listed in {data_root() / 'MANIFEST.json'}: set VCQ_DATA to the data/ "
+            "folder of a clone of the project"
         )
+    path, entry = root / name, manifest(root)[name]
     expected = f"expected {entry['bytes']} bytes with SHA-256 {str(entry['sha256'])[:16]}…"
     restore = f"restore it with `git checkout -- data/{name}`"
+    restore = "install vcqlib again" if root == PACKAGED else restore
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing ({expected}): {restore}")
     content = path.read_bytes()
@@ -60,11 +61,3 @@ def read_vendored(name: str) -> bytes:
     if not same or hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path} is damaged ({expected}): {restore}")
     return gzip.decompress(content) if name.endswith(".gz") else content
-
-
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ValueError:
-    """The error for an unknown name: the nearest valid ones first, then all."""
-    valid = sorted(valid)
-    near = get_close_matches(name.lower(), valid, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}")

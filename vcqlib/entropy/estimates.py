@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..checks import is_tensor
 from ..progress import bar
-from .inputs import as_labels, as_matrix, is_tensor
+from .inputs import as_labels, as_matrix
 from .prefixes import refine
 
 if TYPE_CHECKING:

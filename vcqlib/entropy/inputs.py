@@ -1,38 +1,56 @@
-"""Accepting a token matrix from anyone: what it must be, and one line for what is wrong with it."""
+"""Accepting a token matrix from anyone: what it must be, and one line for what is wrong with it.
+
+The only place that says what an integer matrix is: for `conditional_entropy`, the sharded engine
+and `vcq entropy` alike.
+"""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..checks import holds_integers, is_tensor
+from ..data.token_files import read_tokens
+from ..data.tokens import Tokens
+from ..progress import bar
+
 CHECKED_WHOLE = 1 << 24  # entries; larger matrices are checked only where they are read
+LIMIT = 1 << 63  # tokens are below it
 
 
 def describe(array: Any) -> str:
     return f"shape {tuple(array.shape)}, {str(array.dtype).removeprefix('torch.')}"
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether this is a torch tensor, found out without importing torch."""
-    return type(value).__module__.partition(".")[0] == "torch"
+def read_matrix(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
+    """`read_tokens`, with codes and labels held to what this module says; errors name the file."""
+    tokens = read_tokens(path, columns)
+    try:
+        codes = as_matrix(tokens.codes)
+        labels = None if tokens.labels is None else as_labels(tokens.labels, len(codes))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    return replace(tokens, codes=codes, labels=labels)
 
 
 def as_matrix(codes: Any) -> Any:
     """Return `codes` as a NumPy array, or as a tensor on its device, or say what is wrong."""
     if is_tensor(codes):
-        if codes.is_floating_point() or codes.is_complex() or codes.element_size() == 0:
-            raise TypeError(f"codes must be integers, got {describe(codes)}")
-        if codes.device.type == "cpu":
+        if holds_integers(codes) and codes.device.type == "cpu":
             codes = codes.detach().numpy()
+    elif np.ma.is_masked(codes):
+        raise ValueError(f"codes has {np.ma.count_masked(codes)} masked entries: fill or drop them")
     else:
         try:
             codes = np.asarray(codes)
         except ValueError:
             raise ValueError("codes must be a matrix [N, T]; its rows differ in length") from None
-    whole = not isinstance(codes, np.ndarray) or codes.dtype.kind in "iu"
-    if not whole or "bool" in str(codes.dtype):
+    if not holds_integers(codes):
         raise TypeError(f"codes must be integers, got {describe(codes)}")
     if codes.ndim != 2:
         hint = "; flatten each sequence: codes.reshape(len(codes), -1)" if codes.ndim > 2 else ""
@@ -40,22 +58,39 @@ def as_matrix(codes: Any) -> Any:
     if 0 in codes.shape:
         raise ValueError(f"codes is empty: {describe(codes)}")
     if len(codes) >= 1 << 31:
-        raise ValueError(f"codes ({describe(codes)}): 2^31 rows and more need vcqlib.sharded")
+        raise ValueError(
+            f"codes ({describe(codes)}): 2^31 rows and more: see vcqlib.entropy.sharded"
+        )
     if isinstance(codes, np.ndarray) and not _check_file(codes) and codes.size <= CHECKED_WHOLE:
         _check_range(codes)
     return codes
 
 
-def _check_range(codes: np.ndarray) -> None:
-    least, most = int(codes.min()), int(codes.max())
-    if least < 0 or most >= 1 << 63:
-        row, position = np.unravel_index(
-            codes.argmin() if least < 0 else codes.argmax(), codes.shape
-        )
-        raise ValueError(
-            f"codes ({describe(codes)}) must be from 0 to 2^63-1, "
-            f"got {least if least < 0 else most} at codes[{row}, {position}]"
-        )
+def largest_tokens(codes: np.ndarray) -> list[int]:
+    """Largest token of each position [T]; every token is looked at.
+
+    Raises ValueError naming the first block's token below 0 or above 2^63 − 1.
+    """
+    rows_first = codes.strides[0] >= codes.strides[1]
+    if rows_first:
+        step = max(2**22 // codes.shape[1], 1)
+        blocks = [(i, 0, codes[i : i + step]) for i in range(0, len(codes), step)]
+    else:
+        blocks = [(0, t, codes[:, t : t + 1]) for t in range(codes.shape[1])]
+    most = []
+    for row, position, block in bar(blocks, "reading", delay=2):
+        _check_range(block, row, position, codes.dtype)
+        most.append(block.max(axis=0))
+    return (np.max(most, axis=0) if rows_first else np.concatenate(most)).tolist()
+
+
+def _check_range(codes: np.ndarray, row: int = 0, position: int = 0, dtype: Any = None) -> None:
+    """Refuse a token out of range in a block that starts at `row` and `position`."""
+    if int(codes.min()) >= 0 and int(codes.max()) < LIMIT:
+        return
+    where = codes.argmin() if int(codes.min()) < 0 else codes.argmax()
+    r, t = np.unravel_index(where, codes.shape)
+    refuse(int(codes[r, t]), row + int(r), position + int(t), dtype or codes.dtype)
 
 
 def _check_file(codes: np.ndarray) -> bool:
@@ -76,6 +111,7 @@ def _check_file(codes: np.ndarray) -> bool:
 
 
 def as_labels(labels: Any, n: int) -> np.ndarray:
+    """Labels [n], integers or words, as NumPy; columns of Python words are taken too."""
     if is_tensor(labels):
         labels = labels.detach().cpu().numpy()
     labels = np.asarray(labels)
@@ -84,6 +120,8 @@ def as_labels(labels: Any, n: int) -> np.ndarray:
     if labels.dtype.kind == "f" and np.isnan(labels).any():
         where = int(np.flatnonzero(np.isnan(labels))[0])
         raise ValueError(f"labels ({describe(labels)}) has NaN, first at labels[{where}]")
+    if labels.dtype.kind == "O" and set(map(type, labels)) in ({int}, {str}):
+        labels = np.array(labels.tolist())
     if labels.dtype.kind not in "iuUT":
         raise TypeError(f"labels must be integers or strings, got {describe(labels)}")
     return labels

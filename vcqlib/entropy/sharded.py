@@ -25,6 +25,7 @@ to the positions before the cliff first divides all of it but the counting.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.token_files import read_tokens
 from .estimates import (
     ConditionalEntropy,
     Level,
@@ -41,8 +41,9 @@ from .estimates import (
     gain,
     summarize,
 )
-from .inputs import CHECKED_WHOLE, as_matrix
+from .inputs import largest_tokens, read_matrix
 
+log = logging.getLogger(__name__)
 SAMPLE = 1 << 16  # rows looked at to choose the depth
 PARTITION = 1 << 28  # bytes of tokens in a partition
 
@@ -51,12 +52,15 @@ class _Shard(NamedTuple):
     rows: int
     length: int
     most: int  # the largest token
+    said: str  # which columns were read
     prefixes: np.ndarray  # [m, d]
     often: np.ndarray  # [m]
 
 
 def sharded_conditional_entropy(
-    shards: str | Path | Sequence[str | Path], partitions: int | None = None
+    shards: str | Path | Sequence[str | Path],
+    partitions: int | None = None,
+    columns: Sequence[str] = (),
 ) -> ConditionalEntropy:
     """Exact plug-in H(X_t | X_<t) of the rows of all shards together; see the module's text.
 
@@ -65,6 +69,8 @@ def sharded_conditional_entropy(
             [n_i, T], a file for each worker's turn (say 100 MB to 1 GB).
         partitions: how many groups of rows to refine apart; default one for each 256 MiB of tokens,
             and no fewer than shards.
+        columns: as for `read_tokens`; every shard has to be read from the same ones. They are
+            logged (`logging.getLogger("vcqlib.entropy.sharded")`).
 
     Returns:
         What `vcqlib.conditional_entropy` returns for the matrix of all rows, equal to it up to the
@@ -72,21 +78,26 @@ def sharded_conditional_entropy(
 
     Raises:
         FileNotFoundError: no shard matches.
-        ValueError: a damaged shard, shards of different T, or a token out of range; names the file.
+        ValueError: a damaged shard, shards of different T or columns, a token out of range; names
+            the file.
     """
     import dask
     import dask.dataframe as dd
     import pandas as pd
 
-    files = _files(shards)
+    files, columns = _files(shards), tuple(columns)
     heads = files[:: -(-len(files) // 16)]
-    sampled = dask.compute(*(dask.delayed(_head)(f, SAMPLE // len(heads)) for f in heads))
+    sampled = dask.compute(*(dask.delayed(_head)(f, columns, SAMPLE // len(heads)) for f in heads))
     lengths = {file: head.shape[1] for file, head in zip(heads, sampled, strict=True)}
     _check_lengths(lengths)
     depth = _depth(np.concatenate(sampled), max(partitions or 0, len(files)))
 
-    tables = dask.compute(*(dask.delayed(_table)(file, depth) for file in files))
+    tables = dask.compute(*(dask.delayed(_table)(file, columns, depth) for file in files))
     _check_lengths({file: table.length for file, table in zip(files, tables, strict=True)})
+    for file, table in zip(files, tables, strict=True):
+        if table.said != tables[0].said:
+            raise ValueError(f"{file}: {table.said}; but {files[0]}: {tables[0].said}")
+    log.info("%s: %s", shards, tables[0].said or "a matrix a file")
     n, length = sum(table.rows for table in tables), tables[0].length
     most = max(table.most for table in tables)
     dtype = next(d for d in ("u2", "u4", "i8") if most <= np.iinfo(d).max)
@@ -94,10 +105,10 @@ def sharded_conditional_entropy(
         partitions = max(len(files), -(-n * length * np.dtype(dtype).itemsize // PARTITION))
     shallow = _merge_tables(tables, depth)
 
-    columns = [f"p{t}" for t in range(length)]
-    empty = pd.DataFrame(np.empty((0, length), dtype), columns=columns)
-    frame = dd.from_map(_frame, files, dtype=dtype, columns=columns, meta=empty)
-    shuffled = frame.shuffle(on=columns[:depth], npartitions=partitions)
+    names = [f"p{t}" for t in range(length)]
+    empty = pd.DataFrame(np.empty((0, length), dtype), columns=names)
+    frame = dd.from_map(_frame, files, dtype=dtype, names=names, columns=columns, meta=empty)
+    shuffled = frame.shuffle(on=names[:depth], npartitions=partitions)
     counted = dask.compute(*(dask.delayed(_refine)(p, depth) for p in shuffled.to_delayed()))
     deep = [_merge_levels(levels) for levels in _columns(counted)]
     return summarize(PrefixCounts(n, length, tuple(level for level in [*shallow, *deep] if level)))
@@ -107,7 +118,8 @@ def _files(shards: str | Path | Sequence[str | Path]) -> list[Path]:
     if not isinstance(shards, (str, Path)):
         files = [Path(shard) for shard in shards]
     elif os.path.isdir(shards):
-        files = sorted(p for p in Path(shards).iterdir() if p.suffix in (".npy", ".parquet"))
+        found = (p for p in Path(shards).iterdir() if p.name[0] not in "._")
+        files = sorted(p for p in found if p.suffix.lower() in (".npy", ".parquet"))
     else:
         files = sorted(map(Path, glob.glob(str(shards))))
     if not files:
@@ -122,16 +134,8 @@ def _check_lengths(lengths: dict[Path, int]) -> None:
             raise ValueError(f"{file}: T = {lengths[file]}, but {first} has T = {lengths[first]}")
 
 
-def _codes(file: Path) -> np.ndarray:
-    try:
-        return as_matrix(read_tokens(file).codes)
-    except (TypeError, ValueError) as error:
-        what = str(error)
-        raise ValueError(what if str(file) in what else f"{file}: {what}") from None
-
-
-def _head(file: Path, rows: int) -> np.ndarray:
-    return np.array(_codes(file)[: max(rows, 1)])
+def _head(file: Path, columns: tuple[str, ...], rows: int) -> np.ndarray:
+    return np.array(read_matrix(file, columns).codes[: max(rows, 1)])
 
 
 def _depth(sample: np.ndarray, partitions: int) -> int:
@@ -147,16 +151,15 @@ def _depth(sample: np.ndarray, partitions: int) -> int:
     return sample.shape[1]
 
 
-def _table(file: Path, depth: int) -> _Shard:
-    codes = _codes(file)
-    least, most = 0, 0
-    for lo in range(0, len(codes), max(CHECKED_WHOLE // codes.shape[1], 1)):
-        block = codes[lo : lo + max(CHECKED_WHOLE // codes.shape[1], 1)]
-        least, most = min(least, int(block.min())), max(most, int(block.max()))
-    if least < 0 or most >= 1 << 63:
-        raise ValueError(f"{file}: tokens must be from 0 to 2^63-1, it has {min(least, most)}")
+def _table(file: Path, columns: tuple[str, ...], depth: int) -> _Shard:
+    tokens = read_matrix(file, columns)
+    codes = tokens.codes
+    try:
+        most = max(largest_tokens(codes))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     prefixes, often = _unique_rows(np.asarray(codes[:, :depth], np.int64))
-    return _Shard(len(codes), codes.shape[1], most, prefixes, often)
+    return _Shard(len(codes), codes.shape[1], most, tokens.said(), prefixes, often)
 
 
 def _unique_rows(rows: np.ndarray, weights: np.ndarray | None = None) -> tuple[Any, Any]:
@@ -187,10 +190,11 @@ def _merge_tables(tables: Sequence[_Shard], depth: int) -> list[Level | None]:
     return levels
 
 
-def _frame(file: Path, dtype: str, columns: list[str]) -> Any:
+def _frame(file: Path, dtype: str, names: list[str], columns: tuple[str, ...]) -> Any:
     import pandas as pd
 
-    return pd.DataFrame(np.asarray(_codes(file)).astype(dtype), columns=columns)
+    codes = np.asarray(read_matrix(file, columns).codes)
+    return pd.DataFrame(codes.astype(dtype), columns=names)
 
 
 def _refine(part: Any, depth: int) -> list[Level]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..data.token_files import read_npz
+from ..data.npy import read_npz
 from .checks import host, matrix, pair, rows, vector
 from .probe import linear_probe as linear_probe
 from .probe import prefix_probe as prefix_probe
@@ -72,7 +72,7 @@ def moments(features: ArrayLike, name: str = "features") -> Moments:
 
 def load_moments(path: str | Path) -> Moments:
     """Reference moments from an .npz with `mu` and `sigma` (ADM's and pytorch-fid's layout)."""
-    arrays = read_npz(path)
+    arrays = read_npz(path, ("mu", "sigma"))
     if missing := {"mu", "sigma"} - arrays.keys():
         raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}: not a reference")
     return Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.vendored import read_vendored, unknown_name
+from ..checks import unknown_name
+from ..data.vendored import read_vendored
 from ..files import load_foreign
 
 BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit

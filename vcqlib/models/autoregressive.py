@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .quantizer import check_codes, runs
+from .codebook import check_codes
+from .search import runs
 from .transformer import Block, Cache, Linear, project, rotary_table
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from ..data.vendored import unknown_name
+from ..checks import unknown_name
 from ..settings import Flag, Real, Sizes, Whole, flat, fold, setting, settings, unfold
 from ..theory.schedules import codebook_sizes
 from ..training.recipe import Losses, Recipe
@@ -82,22 +82,17 @@ class Codes:
     schedule: Sizes = setting(
         "loglinear",
         "how K_t grows: uniform, loglinear, doubling, linear, "
-        "quadratic, cosine; a control: matched, reversed; or K_1 … K_T",
+        "quadratic, cosine; a control: matched, reversed, shuffled; or K_1 … K_T",
     )
     length: Whole = setting(16, "positions T", ge=1, le=65_536)
     k_max: Whole = setting(256, "rows of the codebook, and the largest K_t", ge=2, le=2**32)
     k_min: Whole = setting(2, "the smallest K_t", ge=2, le=2**32)
     ramp: Whole | None = setting(None, "position at which K_max is reached; None: the last", ge=1)
     power: Real = setting(1.0, "exponent of the log-linear ramp", gt=0)
-    of: Sizes = setting("loglinear", "the schedule that `matched` and `reversed` refer to")
+    of: Sizes = setting("loglinear", "the schedule that the controls refer to")
 
     def __post_init__(self) -> None:
         codebook_sizes(**fold(self))
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """K_1 … K_T as the AR model sees them."""
-        return tuple(codebook_sizes(**fold(self)).tolist())
 
 
 @settings
@@ -186,6 +181,11 @@ class Configuration:
         defaults = {n: v for n, v in fold(plain).items() if known[n].path[0] in touched}
         return cls(**unfold(cls, defaults | given))
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """K_1 … K_T as the AR model sees them."""
+        return tuple(codebook_sizes(**fold(self.codes), seed=self.seed).tolist())
+
     def to_dict(self) -> dict[str, Any]:
         """Flat name → JSON value."""
         return fold(self)
@@ -202,7 +202,7 @@ class Configuration:
         """
         found = self._sections("data", "tokenizer", "tokenizer_recipe", "losses")
         found["n_images"] = found.pop("tokenizer_images") or self.data.n_images
-        found["sizes"] = list(self.codes.sizes[::-1] if self.flipped else self.codes.sizes)
+        found["sizes"] = list(self.sizes[::-1] if self.flipped else self.sizes)
         found |= {"k_max": self.codes.k_max, "seed": self.seed}
         found["tokenizer"] = _tokenizers()[self.tokenizer.tokenizer]
         if stage != "tokenizer":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from .folder import load_model, read_log, weights_digest
 from .samples import Samples, draw, read_samples, write_samples
 from .stages import ARRun
 
-HELD_OUT = 10_000  # test images used for held-out likelihood and references, at most
+HELD_OUT = 10_000  # held-out images that are split into validation and test, at most
 
 
 @lru_cache(maxsize=4)  # the arms of a study share their images, and a chapter its arms'
@@ -67,7 +67,7 @@ class Experiment:
     @property
     def sizes(self) -> tuple[int, ...]:
         """K_1 … K_T as the AR model sees them."""
-        return self.c.codes.sizes
+        return self.c.sizes
 
     @property
     def device(self) -> torch.device:
@@ -82,11 +82,22 @@ class Experiment:
         return _train_images(d.dataset, d.n_images, d.image_size, False)
 
     @property
+    def validation(self) -> ImageSet:
+        """Half of the held-out images, balanced: to choose by."""
+        return self._held_out(0)
+
+    @property
     def test(self) -> ImageSet:
-        """The fixed held-out images, in an order that takes the classes in turn."""
+        """The other half: only to report on."""
+        return self._held_out(1)
+
+    def _held_out(self, half: int) -> ImageSet:
         d = self.c.data
         drawn = d.dataset.startswith("synthetic")
-        return _test_images(d.dataset, (drawn and d.n_images) or HELD_OUT, d.image_size)
+        every = _test_images(d.dataset, (drawn and d.n_images) or HELD_OUT, d.image_size)
+        middle = len(every) // 2  # they take the classes in turn, so that a part is balanced too
+        some = slice(half * middle, (half + 1) * middle)
+        return replace(every, images=every.images[some], labels=every.labels[some])
 
     def _data(self) -> dict:
         """What the settings cannot say of the images: their content."""
@@ -94,7 +105,7 @@ class Experiment:
         found = {k: v["sha256"] for k, v in manifest().items() if k.startswith(dataset)}
         if dataset.startswith("folder:"):  # the user's own files may change under the same name
             found["files"] = _files(dataset.removeprefix("folder:"))
-        return {"data": found, "held_out": HELD_OUT}
+        return {"data": found, "held_out": [HELD_OUT, "halves"]}
 
     # --------------------------------------------------------------------- tokenizer
 
@@ -144,8 +155,13 @@ class Experiment:
         return self._codes("train", self.images)
 
     @cached_property
+    def validation_codes(self) -> CodeStore:
+        """Codes of the validation images."""
+        return self._codes("validation", self.validation)
+
+    @cached_property
     def test_codes(self) -> CodeStore:
-        """Codes of the held-out images."""
+        """Codes of the test images."""
         return self._codes("test", self.test)
 
     # ---------------------------------------------------------------------- AR model
@@ -155,7 +171,7 @@ class Experiment:
         """The trained AR model, with its curve of train and held-out cross-entropy."""
 
         def build(folder: Path) -> None:
-            stages.train_ar(self.c, self.codes, folder, self.device, self.test_codes)
+            stages.train_ar(self.c, self.codes, folder, self.device, self.validation_codes)
 
         folder = cache.stage("ar", self._inputs("ar"), build, stages.train_ar)
         return stages.read_ar(folder, self.device)

@@ -6,7 +6,6 @@ with more tries than another. What is loaded or drawn once is passed on.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from ..data.vendored import manifest
 from ..entropy.estimates import conditional_entropy
 from ..files import read_json, write_json
 from ..metrics import distances, extractors
-from ..training.inference import decode
+from ..training.inference import decode, position_bits
 from . import cache
-from .configuration import Configuration
 from .experiment import Experiment
+from .instruments import Reconstructions, forced_prefix, redraw, rows, two_sample
+from .judge import Judge, check_samples, judge
 from .samples import Samples
 
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
@@ -30,49 +30,6 @@ GUIDANCE = (1.0, 1.5, 2.0, 3.0)  # constant classifier-free guidance scales
 PROBED = 6000  # training images behind a linear probe on a CPU, at most; on a GPU all
 REDRAWN = 1000  # held-out images whose last codes are drawn anew, at most
 COMPARED = 2000  # held-out images that give the yardstick for copies, at most
-
-
-class Judge:
-    """The extractor by which a data set is judged, with the features of its images."""
-
-    def __init__(self, e: Experiment) -> None:
-        self.name = extractors.default_extractor(e.c.data.dataset)
-        self.extract = extractors.load_extractor(self.name, e.device.type)
-        self.train, self.test = (self.extract(split.images) for split in (e.images, e.test))
-
-    def gfd(self, images: Tensor) -> float:
-        """Fréchet distance of uint8 images to the held-out images."""
-        return distances.frechet_distance(self.extract(images), self.test)
-
-
-@lru_cache(maxsize=2)
-def _judge(dataset: str, n_images: int | None, image_size: int | None, device: str) -> Judge:
-    return Judge(Experiment(Configuration.of(locals())))
-
-
-def judge(e: Experiment) -> Judge:
-    """The judge of an experiment's images, which all arms share."""
-    d = e.c.data
-    return _judge(d.dataset, d.n_images, d.image_size, e.device.type)
-
-
-def check_samples(e: Experiment) -> None:
-    """Refuse, before anything is trained, what is too small for the features it is judged by.
-
-    Raises:
-        ValueError: no more samples, training or held-out images than the extractor has features.
-        ImportError: the extractor of this data set is not installed.
-    """
-    known = judge(e)
-    held_out, width = known.test.shape
-    counts = {"n_samples": e.c.sampling.n_samples, "n_images": len(known.train),
-              "held-out images": held_out}  # fmt: skip
-    for what, count in counts.items():
-        if count <= width:
-            raise ValueError(
-                f"{what} must be above {width}, the features of the extractor {known.name!r} by "
-                f"which {e.c.data.dataset} is judged, got {count}"
-            )
 
 
 def _inputs(e: Experiment) -> dict[str, Any]:
@@ -84,8 +41,9 @@ def _inputs(e: Experiment) -> dict[str, Any]:
 def metrics(e: Experiment) -> dict:
     """What chapters report of one arm: reconstruction, entropy, generation, floors; cached.
 
-    gFD is against the held-out test images, at T = 1 without guidance, at the last step and at
-    the step with the best held-out likelihood; `gfd_train` is against the training images.
+    Distances are at T = 1 without guidance, at the last step and at the step with the best
+    likelihood of validation codes: gFD to the test images, `gfd_train` to the training images, and
+    to the reconstructions of the test images (see `instruments`).
     """
     build = lambda folder: write_json(folder / "metrics.json", _metrics(e))  # noqa: E731
     return read_json(cache.stage("metrics", _inputs(e), build, _metrics) / "metrics.json")
@@ -104,28 +62,36 @@ def measure(e: Experiment, sweeps: bool = False) -> dict:
 def _metrics(e: Experiment) -> dict:
     check_samples(e)
     known, run = judge(e), e.ar
-    reference, train = known.test, known.train
-    rebuilt = e.decode(_rows(e.test_codes.codes))
-    n = e.c.sampling.n_samples
+    reference, train, n = known.test, known.train, e.c.sampling.n_samples
+    rebuilt = e.decode(rows(e.test_codes.codes))
+    real = Reconstructions(e, known)
     entropy = conditional_entropy(np.ascontiguousarray(e.codes.codes))
+    floor = real.floor()
     result: dict = {
         "extractor": known.extract.label, "n_samples": n, "n_reference": len(reference),
         "reconstruction": distances.reconstruction(e.test.images, rebuilt),
-        "rfd": known.gfd(rebuilt),
+        "rfd": distances.frechet_distance(real.test, reference),
         "entropy": entropy.bits.tolist(),
         "used": [int(np.unique(column).size) for column in e.codes.codes.T],
+        "fd_to_reconstructions_floor": floor["fd"], "kid_to_reconstructions_floor": floor["kid"],
     }  # fmt: skip
     for label, step in (("last", run.steps[-1]), ("best", run.best_step)):
-        fake = known.extract(e.samples(step).images)
+        images = e.samples(step).images
+        fake, there = known.extract(images), real.distances(images)
         few = min(len(reference), len(fake))  # precision and recall need equal counts
         precision, recall = distances.precision_recall(reference[:few], fake[:few])
         result[label] = {
             "step": step,
             "gfd": distances.frechet_distance(fake, reference),
             "gfd_train": distances.frechet_distance(fake, train),
+            "kid": distances.kernel_distance(fake, reference),
             "precision": precision, "recall": recall,
+            "fd_to_reconstructions": there["fd"], "kid_to_reconstructions": there["kid"],
         }  # fmt: skip
-    result["gfd_marginals"] = known.gfd(e.decode(e.marginal_codes(n)))
+    result["fd_to_reconstructions"] = result["last"]["fd_to_reconstructions"]
+    marginal = e.decode(e.marginal_codes(n))
+    result["gfd_marginals"] = known.gfd(marginal)
+    result["fd_to_reconstructions_marginals"] = real.distances(marginal)["fd"]
     # as many real images as there are samples: what a perfect generator would score
     result["real_real"] = distances.frechet_distance(train[:n], reference)
     return result
@@ -133,7 +99,7 @@ def _metrics(e: Experiment) -> dict:
 
 def _more(e: Experiment, sweeps: bool) -> dict:
     known, run, drawn = judge(e), e.ar, e.samples()
-    features = known.extract(drawn.images)
+    real = Reconstructions(e, known)
     result: dict = {"curve": run.curve, "best_step": run.best_step}
     result["parameters"] = {
         "tokenizer": _count(e.tokenizer),
@@ -141,25 +107,54 @@ def _more(e: Experiment, sweeps: bool) -> dict:
         "vocabulary": run.model.config.vocabulary,
     }
     result |= _floors(e)
-    result["gfd_by_step"] = {str(step): known.gfd(e.samples(step).images) for step in run.steps}
-    result["kid"] = distances.kernel_distance(features, known.test)
+    test = rows(e.test_codes.codes), torch.from_numpy(e.test_codes.labels)
+    result["test_bits"] = {
+        label: position_bits(run.at(step), *test).tolist()
+        for label, step in (("last", run.steps[-1]), ("best", run.best_step))
+    }
+    by_step = {str(step): e.samples(step).images for step in run.steps}
+    result["gfd_by_step"] = {step: known.gfd(images) for step, images in by_step.items()}
+    result["fd_to_reconstructions_by_step"] = {
+        step: real.distances(images)["fd"] for step, images in by_step.items()
+    }
+    result["chosen"] = _chosen(known, real, by_step)
+    result["forced_prefix"] = forced_prefix(e, real)
+    result["two_sample"] = two_sample(e, drawn.codes)
     if isinstance(known.extract, extractors.ClassifierExtractor):
         result["class_score"] = distances.class_score(known.extract.probabilities(drawn.images))
-    result["copies"] = _copies(e, drawn, features, known)
+    result["copies"] = _copies(e, drawn, known.extract(drawn.images), known)
     if sweeps:
-        result["gfd_by_temperature"] = _sweep(e, known, "temperature", TEMPERATURES)
-        result["gfd_by_guidance"] = _sweep(e, known, "cfg_scale", GUIDANCE)
+        result["tuned"] = {
+            name: _tuned(e, known, real, name, values)
+            for name, values in (("temperature", TEMPERATURES), ("cfg_scale", GUIDANCE))
+        }
         result["probe"] = _probes(e)
         result["prefix_mse"] = _prefix_errors(e)
         result["class_kept"] = _class_kept(e, known)
     return result
 
 
-def _sweep(e: Experiment, known: Judge, name: str, values: tuple[float, ...]) -> dict[str, float]:
-    """gFD of the last model by one setting of sampling."""
+def _chosen(known: Judge, real: Reconstructions, drawn: dict[str, Tensor]) -> dict:
+    """Of several sets of samples the nearest to validation, and what it scores on test."""
+    by = {name: real.to_validation(images) for name, images in drawn.items()}
+    best = min(by, key=by.get)
+    there = real.distances(drawn[best])
+    return {
+        "best": best,
+        "validation": by,
+        "gfd": known.gfd(drawn[best]),
+        "fd_to_reconstructions": there["fd"],
+        "kid_to_reconstructions": there["kid"],
+    }
+
+
+def _tuned(
+    e: Experiment, known: Judge, real: Reconstructions, name: str, values: tuple[float, ...]
+) -> dict:
+    """`_chosen` of one setting of sampling, at the last step."""
     plain = getattr(e.c.sampling, name)
     drawn = {v: e.samples() if v == plain else e.draw(e.ar.model, **{name: v}) for v in values}
-    return {str(v): known.gfd(some.images) for v, some in drawn.items()}
+    return _chosen(known, real, {str(v): some.images for v, some in drawn.items()})
 
 
 def _floors(e: Experiment) -> dict:
@@ -176,10 +171,6 @@ def _floors(e: Experiment) -> dict:
 
 def _count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def _rows(codes: np.ndarray) -> Tensor:
-    return torch.from_numpy(codes.astype(np.int64))
 
 
 def _copies(e: Experiment, drawn: Samples, features: np.ndarray, known: Judge) -> dict:
@@ -223,24 +214,11 @@ def _prefix_errors(e: Experiment) -> list[float]:
     In the tokenizer's order: for the reversed arm these are those of the arm it flips.
     """
     some = to_float(e.test.images[:COMPARED])
-    rows = _rows(e.test_codes.codes[:COMPARED])
-    rows = rows.flip(1) if e.c.flipped else rows
-    lengths = range(1, rows.shape[1] + 1)
-    decoded = (decode(e.tokenizer, rows[:, :m].contiguous()) for m in lengths)
+    codes = rows(e.test_codes.codes[:COMPARED])
+    codes = codes.flip(1) if e.c.flipped else codes
+    lengths = range(1, codes.shape[1] + 1)
+    decoded = (decode(e.tokenizer, codes[:, :m].contiguous()) for m in lengths)
     return [float((x - some).square().mean()) for x in decoded]
-
-
-def redraw(e: Experiment, codes: np.ndarray, m: int, draws: int = 1, seed: int = 0) -> Tensor:
-    """uint8 images [B · draws, C, H, W] from the first m codes [B, T] and sampled other ones.
-
-    The AR model is not told the class, so what comes out alike is what the prefix fixed.
-    """
-    model = e.ar.model
-    where = model.head.weight.device
-    prefix = _rows(codes[:, :m]).repeat_interleave(draws, 0).to(where)
-    labels = torch.full((len(prefix),), model.null_label, device=where)
-    generator = torch.Generator(where).manual_seed(seed)
-    return e.decode(model.generate(labels, generator=generator, prefix=prefix).cpu())
 
 
 def _class_kept(e: Experiment, known: Judge) -> dict[str, float]:
@@ -265,7 +243,7 @@ def encoder_outputs(e: Experiment, images: Tensor) -> Tensor:
 @torch.inference_mode()
 def code_vectors(e: Experiment, codes: np.ndarray) -> Tensor:
     """Quantized vectors [N, T, d] of codes [N, T], in the same order."""
-    rows, quantizer = _rows(codes).to(e.device), e.tokenizer.quantizer
+    found, quantizer = rows(codes).to(e.device), e.tokenizer.quantizer
     if e.c.flipped:
-        return quantizer.decode(rows.flip(1)).flip(1).cpu()
-    return quantizer.decode(rows).cpu()
+        return quantizer.decode(found.flip(1)).flip(1).cpu()
+    return quantizer.decode(found).cpu()

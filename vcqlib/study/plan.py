@@ -1,8 +1,9 @@
 """A study: arms × seeds × settings from a YAML file, computed by several processes into records.
 
 A study file holds `about`, `base` (settings by flat name), `arms` (name: settings that make it)
-and `groups`, each with a name, its arms, its seeds, further fields under `set`, and `sweeps: true`
-where temperatures, guidance and probes are measured too.
+and `groups`, each with a name, its arms, its seeds (and `ar_seeds`, where an AR model is trained
+several times on one tokenizer), further settings under `set`, and `sweeps: true` where
+temperatures, guidance and probes are measured too.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.vendored import unknown_name
+from ..checks import unknown_name
 from ..settings import Flag, Whole, flat, settings, shown
 from . import cache, records
 from .configuration import Configuration
 from .experiment import Experiment
-from .measures import check_samples, measure
+from .judge import check_samples
+from .measures import measure
 
 
 @settings
@@ -36,6 +38,7 @@ class Group:
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     arms: Annotated[list[str], Field(min_length=1)]
     seeds: list[Whole] = dataclass_field(default_factory=lambda: [0])
+    ar_seeds: list[Whole | None] = dataclass_field(default_factory=lambda: [None])
     set: dict[str, Any] = dataclass_field(default_factory=dict)
     sweeps: Flag = False
 
@@ -62,7 +65,9 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        return f"{self.group}-{self.arm}-s{self.experiment.c.seed}"
+        c = self.experiment.c
+        again = "" if c.ar_seed is None else f"-a{c.ar_seed}"
+        return f"{self.group}-{self.arm}-s{c.seed}{again}"
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,15 @@ def load_study(path: str | Path) -> Study:
         file = StudyFile(**content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+    for arm, values in file.arms.items():
+        if other := sorted(values.keys() & flat(Configuration).keys() - set(records.ARM)):
+            raise ValueError(
+                f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their codebook sizes "
+                "only; what a group shares stands under `set`"
+            )
     runs: dict[str, StudyRun] = {}
     for group in file.groups:
-        for seed, arm in product(group.seeds, group.arms):
+        for seed, ar_seed, arm in product(group.seeds, group.ar_seeds, group.arms):
             where = f"{path}, group {group.name!r}, arm {arm!r}"
             try:
                 if arm not in file.arms:
@@ -105,7 +116,8 @@ def load_study(path: str | Path) -> Study:
                 for name in values:
                     if name not in flat(Configuration):
                         raise unknown_name("setting", name, flat(Configuration))
-                e = Experiment(Configuration.of(values | {"seed": seed}))
+                seeds = {"seed": seed, "ar_seed": ar_seed}
+                e = Experiment(Configuration.of(values | seeds))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where}: {error}") from None
             run = StudyRun(path.stem, group.name, arm, e, group.sweeps)

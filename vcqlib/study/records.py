@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .plan import StudyRun
 
 SHEET = (8, 10)  # rows and columns of the sample sheet
+EDITION = 2  # of what is measured; records of the first one stay readable
 FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
           "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
 ARM = ("schedule", "of", "ramp", "power", "k_min")  # in what two arms of a study may differ
@@ -40,7 +41,7 @@ ARM = ("schedule", "of", "ramp", "power", "k_min")  # in what two arms of a stud
 # equal; elsewhere another rounding grows over some thousand steps to about what a seed does.
 TOLERANCE = {
     "mse": 0.05, "rfd": 0.15, "entropy": 0.05, "train_bits": 0.05, "held_out_bits": 0.05,
-    "gfd": 0.2,
+    "gfd": 0.2, "fd_to_reconstructions": 0.3,
 }  # fmt: skip
 
 
@@ -52,6 +53,7 @@ def write(results: Path, run: StudyRun, measures: dict) -> Path:
     write_record(
         path,
         {
+            "edition": EDITION,
             "study": run.study,
             "group": run.group,
             "arm": run.arm,
@@ -108,11 +110,16 @@ def load(study: str, results: str | Path | None = None) -> list[dict]:
         raise ValueError(
             f"no records in {folder}; compute them: vcq study book/studies/{study}.yaml"
         )
-    return [record | {"stale": is_stale(record)} for record in found]
+    return [{"edition": 1} | record | {"stale": is_stale(record)} for record in found]
 
 
 def is_stale(record: Mapping) -> bool:
-    """Whether the recorded configuration gives another fingerprint, or none, with this code."""
+    """Whether the recorded configuration gives another fingerprint, or none, with this code.
+
+    Records of an earlier edition are read as they are, and never compared with new ones.
+    """
+    if record.get("edition", 1) != EDITION:
+        return False
     try:
         known = record["config"].keys() <= flat(Configuration).keys()
         return not known or _experiment(record).fingerprint != record["fingerprint"]
@@ -129,7 +136,8 @@ def current(results: Path, run: StudyRun) -> bool:
         record = read(path)
     except ValueError:
         return False  # damaged or of an older format: computed again
-    return (record["fingerprint"], record["sweeps"]) == (run.experiment.fingerprint, run.sweeps)
+    ours = (run.experiment.fingerprint, run.sweeps, EDITION)
+    return (record["fingerprint"], record["sweeps"], record.get("edition", 1)) == ours
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
@@ -155,7 +163,7 @@ def summary(measures: Mapping) -> dict[str, float]:
         "train_bits": float(np.sum(last["train"])),
         "held_out_bits": float(np.sum(last["held_out"])),
         "gfd": measures["last"]["gfd"],
-    }
+    } | {k: measures[k] for k in ("fd_to_reconstructions",) if k in measures}
 
 
 def floors(record: Mapping) -> dict[str, bool]:
@@ -167,29 +175,32 @@ def floors(record: Mapping) -> dict[str, bool]:
         < m["mean_image_mse"],
         "entropy at most log2 N": float(np.sum(m["entropy"])) <= np.log2(n) + 1e-9,
         "held-out likelihood better than unigrams": best < float(np.sum(m["unigram"])),
-        "gFD below marginals": best_gfd(record) < m["gfd_marginals"],
+        "gFD below marginals": chosen(record) < m["gfd_marginals"],
     }
 
 
-def best_gfd(record: Mapping) -> float:
-    """The better gFD of the last step and of the step with the best held-out likelihood."""
-    return min(record["measures"]["last"]["gfd"], record["measures"]["best"]["gfd"])
+def chosen(record: Mapping, measure: str = "gfd") -> float:
+    """A measure at the step with the best validation likelihood: no score of test chose it."""
+    return record["measures"]["best"][measure]
 
 
 def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[dict, dict]]:
-    """Records of arm `a` and arm `b` with the same seed, by seed.
+    """Records of arm `a` and arm `b` with the same seeds, by seed.
 
     Raises:
         ValueError: an arm without records in the group, or arms that differ in more than K_t.
     """
     arms = {}
     for arm in (a, b):
-        arms[arm] = {r["seed"]: r for r in found if (r["group"], r["arm"]) == (group, arm)}
+        arms[arm] = {(r["seed"], r["config"].get("ar_seed") or 0): r for r in found
+                     if (r["group"], r["arm"]) == (group, arm)}  # fmt: skip
         if not arms[arm]:
             known = sorted({r["arm"] for r in found if r["group"] == group})
             raise ValueError(f"no records of arm {arm!r} in group {group!r} (arms: {known})")
     found = [(arms[a][seed], arms[b][seed]) for seed in sorted(arms[a].keys() & arms[b].keys())]
     for x, y in found:
+        if x.get("edition") != y.get("edition"):
+            raise ValueError(f"arms {a!r} and {b!r} of group {group!r} are of two editions")
         if unlike := [name for name, value in _fixed(x).items() if _fixed(y)[name] != value]:
             raise ValueError(
                 f"arms {a!r} and {b!r} of group {group!r} may differ in their codebook sizes only, "
@@ -244,6 +255,11 @@ def reproduce(path: str | Path) -> Comparison:
         ValueError: not a record, or a stale one.
     """
     record = read(path)
+    if record.get("edition", 1) != EDITION:
+        raise ValueError(
+            f"{path} is of edition {record.get('edition', 1)}, whose measures this code no longer "
+            f"makes; the code that does is commit {record['commit']}"
+        )
     if is_stale(record):
         raise ValueError(
             f"{path} is stale: its configuration no longer means what it did (fingerprint "

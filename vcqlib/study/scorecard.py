@@ -1,34 +1,38 @@
 """The rule that turns measurements into verdicts; chapter 10 states it before its table.
 
-An effect is a ratio "treatment over control" for one seed, for instance gFD of the variable
-codebook over gFD of the uniform one. A claim says on which side of 1 the ratio lies, and sometimes
-how far. Seeds are paired: the same seed gives one treatment and one control.
+An effect is a ratio "treatment over control" for one seed, for instance the Fréchet distance of the
+variable codebook over that of the uniform one. A claim says on which side of 1 the ratio lies, and
+sometimes how far. Seeds are paired: the same seed gives one treatment and one control.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-REPRODUCED, DIRECTION, NOT, UNTESTABLE = VERDICTS = (
+REPRODUCED, DIRECTION, UNDECIDED, CONTRADICTED, UNTESTABLE = VERDICTS = (
     "reproduced",
     "direction only",
-    "not reproduced",
+    "not to be told apart",
+    "contradicted",
     "not testable here",
 )
 RUNGS = ("exact", "measured small", "measured GPU", "configuration ready")
 MIN_SEEDS = 3  # fewer give no interval worth the name
+LEVEL, POWER = 0.05, 0.8  # of the tests, two-sided
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A ratio over paired seeds, with its 95 % t-interval."""
+    """A ratio over paired seeds, with its interval."""
 
     ratio: float  # geometric mean
     low: float | None  # None with fewer than MIN_SEEDS seeds
     high: float | None
     seeds: int
+    p: float | None = None  # two-sided, of a ratio of 1
+    detectable: float | None = None  # ratio above 1 that so many seeds show 4 times of 5
 
     def interval(self) -> str:
         """`0.71 to 0.83`, or why there is none."""
@@ -37,8 +41,12 @@ class Effect:
         return f"{self.low:.2f} to {self.high:.2f}"
 
 
-def paired_effect(treatment: Sequence[float], control: Sequence[float]) -> Effect:
+def paired_effect(
+    treatment: Sequence[float], control: Sequence[float], level: float = LEVEL
+) -> Effect:
     """Geometric mean of treatment/control over seeds and its interval, from t on the logarithms.
+
+    level: one minus the interval's coverage; Holm's correction lowers it.
 
     Raises:
         ValueError: unequal numbers of seeds, none at all, or a value that is not positive.
@@ -54,14 +62,35 @@ def paired_effect(treatment: Sequence[float], control: Sequence[float]) -> Effec
         return Effect(math.exp(mean), None, None, n)
     from scipy.stats import t  # slow to import
 
-    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in logs) / (n - 1))
-    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-    return Effect(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+    error = math.sqrt(math.fsum((x - mean) ** 2 for x in logs) / (n - 1) / n)
+    half = float(t.ppf(1 - level / 2, n - 1)) * error
+    p = 2 * float(t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    seen = math.exp(half + float(t.ppf(POWER, n - 1)) * error)
+    return Effect(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n, p, seen)
+
+
+def holm(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, Effect]:
+    """`paired_effect` of several arms at once, with Holm's correction (doi:10.2307/4615733).
+
+    In the order of their p the j-th of m arms has an interval of coverage 1 − 0.05/(m − j + 1);
+    once an interval holds 1, so do all after it.
+    """
+    plain = {name: paired_effect(*pair) for name, pair in pairs.items()}
+    order = sorted(plain, key=lambda name: 2.0 if plain[name].p is None else plain[name].p)
+    found, stopped, widest = {}, False, LEVEL
+    for j, name in enumerate(order):
+        level = min(widest, LEVEL / (len(order) - j)) if not stopped else widest
+        effect = paired_effect(*pairs[name], level=level)
+        if effect.low is not None and (stopped or effect.low <= 1 <= effect.high):
+            stopped, widest = True, level
+            effect = replace(effect, low=min(effect.low, 1.0), high=max(effect.high, 1.0))
+        found[name] = effect
+    return {name: found[name] for name in pairs}
 
 
 def judge_identity(holds: bool | None) -> str:
     """Verdict on a claim that is arithmetic or a property of code: it holds or it does not."""
-    return UNTESTABLE if holds is None else REPRODUCED if holds else NOT
+    return UNTESTABLE if holds is None else REPRODUCED if holds else CONTRADICTED
 
 
 def judge_effect(
@@ -70,10 +99,11 @@ def judge_effect(
     """Verdict on a claim about an effect.
 
     1. No measurement, or a run below a floor of the protocol: not testable here.
-    2. The mean ratio lies at 1 or on the other side: not reproduced.
-    3. Fewer than MIN_SEEDS seeds, or an interval that holds 1, or one that falls short of the
-       paper's ratio where the paper gives one: direction only.
-    4. Else reproduced.
+    2. Fewer than MIN_SEEDS seeds: direction only if the mean lies on the claim's side, else not
+       to be told apart.
+    3. An interval that holds 1: not to be told apart; one on the other side: contradicted.
+    4. An interval on the claim's side that falls short of the paper's ratio, where the paper gives
+       one: direction only. Else reproduced.
 
     Args:
         effect: the measured ratio; None if nothing was measured.
@@ -89,13 +119,14 @@ def judge_effect(
     if effect is None or not floors:
         return UNTESTABLE
     sign = -1 if smaller else 1  # in logarithms, the claim's side is then positive
-    if sign * math.log(effect.ratio) <= 0:
-        return NOT
     if effect.low is None or effect.high is None:
-        return DIRECTION
-    ends = sorted(sign * math.log(end) for end in (effect.low, effect.high))
-    needed = 0.0 if paper is None else sign * math.log(paper)
-    return REPRODUCED if ends[0] > 0 and ends[1] >= needed else DIRECTION
+        return DIRECTION if sign * math.log(effect.ratio) > 0 else UNDECIDED
+    least, most = sorted(sign * math.log(end) for end in (effect.low, effect.high))
+    if least <= 0 <= most:
+        return UNDECIDED
+    if most < 0:
+        return CONTRADICTED
+    return REPRODUCED if paper is None or most >= sign * math.log(paper) else DIRECTION
 
 
 def judge_share(share: float | None, whole: float, part: float, seeds: int) -> str:
@@ -104,15 +135,16 @@ def judge_share(share: float | None, whole: float, part: float, seeds: int) -> s
         return UNTESTABLE
     if share >= whole and seeds >= MIN_SEEDS:
         return REPRODUCED
-    return DIRECTION if share >= part else NOT
+    return DIRECTION if share >= part else CONTRADICTED
 
 
 def worst(*verdicts: str) -> str:
     """Verdict on a claim of several parts: the most cautious of theirs.
 
-    One part that failed fails the claim; one that was not tested leaves it untested.
+    One part that is contradicted contradicts the claim; one that was not tested leaves it untested.
     """
     for verdict in verdicts:
         if verdict not in VERDICTS:
             raise ValueError(f"unknown verdict {verdict!r} (known: {', '.join(VERDICTS)})")
-    return max(verdicts, key=(REPRODUCED, DIRECTION, UNTESTABLE, NOT).index)
+    cautious = (REPRODUCED, DIRECTION, UNDECIDED, UNTESTABLE, CONTRADICTED)
+    return max(verdicts, key=cautious.index)

@@ -49,7 +49,7 @@ def tokenizer_config(c: Configuration, channels: int, size: int) -> TokenizerCon
     """The tokenizer's shape; the reversed arm has that of the arm that it flips."""
     t = c.tokenizer
     return TokenizerConfig(
-        c.codes.sizes[::-1] if c.flipped else c.codes.sizes, c.codes.k_max, size, channels,
+        c.sizes[::-1] if c.flipped else c.sizes, c.codes.k_max, size, channels,
         t.code_dim, t.balance, codebook_ema=t.codebook_ema, revive=t.revive,
         **tokenizers.PRESETS[t.tokenizer],
     )  # fmt: skip
@@ -124,13 +124,13 @@ def encode(
     joined = len(mine) == len(images)
     place = folder if joined else _part(folder, distributed.rank())
     parts = [Part(0, rows) for rows in torch.tensor(mine).split(batch)]
-    with code_writer(place, len(mine), c.codes.sizes, info, layout) as writer:
+    with code_writer(place, len(mine), c.sizes, info, layout) as writer:
         read = stream(pixels, parts, workers=c.data.workers)
         for part, some in zip(bar(parts, "encoding", delay=2), read, strict=True):
             codes = encode_batch(model, some.to(device)).cpu().numpy()
             writer.append(codes[:, ::-1] if c.flipped else codes, labels[part.rows].numpy())
     if not joined:
-        _join(folder, len(images), c.codes.sizes, info, layout, batch)
+        _join(folder, len(images), c.sizes, info, layout, batch)
     return open_codes(folder, verify=False)
 
 

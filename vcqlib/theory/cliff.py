@@ -9,27 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from operator import index
 
 import numpy as np
 
-
-def _integer(value: object, name: str, least: int) -> int:
-    """Return `value` as a Python integer, or say which argument is wrong."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = index(value)  # exact: refuses floats, accepts NumPy integers
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
+from ..checks import integer
 
 
 def _sizes(sizes: Sequence[int]) -> list[int]:
     """Return K_1..K_T as Python integers, each at least 2."""
-    checked = [_integer(k, f"K_{t}", 2) for t, k in enumerate(sizes, start=1)]
+    checked = [integer(k, f"K_{t}", 2) for t, k in enumerate(sizes, start=1)]
     if not checked:
         raise ValueError("sizes is empty: give at least one codebook size")
     return checked
@@ -52,8 +40,8 @@ def cliff_position(n: int, k: int | Sequence[int]) -> int | None:
         TypeError: n or a size is not an integer.
         ValueError: n < 1 or a size < 2.
     """
-    n = _integer(n, "n", 1)
-    steps = repeat(_integer(k, "k", 2)) if np.ndim(k) == 0 else iter(_sizes(k))  # type: ignore
+    n = integer(n, "n", 1)
+    steps = repeat(integer(k, "k", 2)) if np.ndim(k) == 0 else iter(_sizes(k))  # type: ignore
     cells, t = 1, 0
     while cells < n:
         size = next(steps, None)
@@ -81,7 +69,7 @@ def steepest_entropy(n: int, sizes: Sequence[int]) -> np.ndarray:
     Raises:
         TypeError, ValueError: as `cliff_position`.
     """
-    n = _integer(n, "n", 1)
+    n = integer(n, "n", 1)
     return np.diff(np.minimum(cumulative_capacity(sizes), math.log2(n)), prepend=0.0)
 
 
@@ -89,7 +77,8 @@ def _cells(sizes: Sequence[int]) -> Iterator[float]:
     """Yield M_t = K_1 · … · K_t as floats (inf once beyond the range of a float)."""
     cells = 1
     for size in _sizes(sizes):
-        cells *= size
+        if cells.bit_length() < 1024:  # exact until then; longer products would only cost time
+            cells *= size
         yield float(cells) if cells.bit_length() < 1024 else math.inf
 
 
@@ -134,7 +123,7 @@ def expected_conditional_entropy(n: int, sizes: Sequence[int]) -> np.ndarray:
     Raises:
         TypeError, ValueError: as `cliff_position`.
     """
-    n = _integer(n, "n", 1)
+    n = integer(n, "n", 1)
     shared = np.asarray([math.log2(n)] + [_expected_log2_companions(n, m) for m in _cells(sizes)])
     return shared[:-1] - shared[1:]
 
@@ -147,7 +136,7 @@ def expected_distinct_prefixes(n: int, sizes: Sequence[int]) -> np.ndarray:
     Raises:
         TypeError, ValueError: as `cliff_position`.
     """
-    n = _integer(n, "n", 1)
+    n = integer(n, "n", 1)
     return np.asarray(
         [
             float(n) if math.isinf(m) else -m * math.expm1(n * math.log1p(-1.0 / m))

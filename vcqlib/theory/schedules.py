@@ -11,33 +11,25 @@ are this project's choice. u = min(1, (t − 1)/(ramp − 1)) runs from 0 to 1 a
     cosine      K_min + (K_max − K_min) · (1 − cos πu)/2
     reversed    the schedule `of`, last position first (control for order)
     matched     one constant K at the mean rate of `of` (control for the number of bits)
+    shuffled    the sizes of `of` in a random order, another for each seed (control for order)
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
-from operator import index
 
 import numpy as np
 
+from ..checks import integer, unknown_name
+
 GROWING = ("uniform", "doubling", "loglinear", "linear", "quadratic", "cosine")
-CONTROLS = ("reversed", "matched")
+CONTROLS = ("reversed", "matched", "shuffled")
 LARGEST = 2**32  # up to here a size that went through log2 rounds back to itself
 
 
 def _round_half_up(x: np.ndarray) -> np.ndarray:
     return np.floor(x + 0.5).astype(np.int64)
-
-
-def _integer(value: object, name: str) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
 
 
 def _growing(name: str, length: int, k_max: int, k_min: int, ramp: int, power: float) -> np.ndarray:
@@ -62,6 +54,7 @@ def codebook_sizes(
     ramp: int | None = None,
     power: float = 1.0,
     of: str | Sequence[int] = "loglinear",
+    seed: int = 0,
 ) -> np.ndarray:
     """Return K_1..K_T as int64 [length], each between 2 and k_max, rounded half up.
 
@@ -73,19 +66,18 @@ def codebook_sizes(
         ramp: position at which K_max is reached; None means `length`; 1 keeps u = 0. A ramp
             longer than `length` stops short of K_max.
         power: exponent of u in `loglinear`; below 1 grows early, above 1 late.
-        of: the schedule that `reversed` and `matched` refer to.
+        of: the schedule that `reversed`, `matched` and `shuffled` refer to.
+        seed: of the order of `shuffled`.
 
     Raises:
         TypeError: length, k_max, k_min or ramp is not an integer.
         ValueError: unknown name, or a value out of range; the message names it.
     """
-    length, k_max = _integer(length, "length"), _integer(k_max, "k_max")
-    k_min = _integer(k_min, "k_min")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
+    length, k_max = integer(length, "length", 1), integer(k_max, "k_max")
+    k_min = integer(k_min, "k_min")
     if not 2 <= k_min <= k_max <= LARGEST:
         raise ValueError(f"need 2 <= k_min <= k_max <= 2^32, got k_min={k_min}, k_max={k_max}")
-    ramp = length if ramp is None else _integer(ramp, "ramp")
+    ramp = length if ramp is None else integer(ramp, "ramp")
     if ramp < 1:
         raise ValueError(f"ramp must be at least 1 or None, got {ramp}")
     if not 0 < power < math.inf:
@@ -105,15 +97,13 @@ def codebook_sizes(
     if schedule in GROWING:
         return _growing(schedule, length, k_max, k_min, ramp, float(power)).astype(np.int64)
     if schedule not in CONTROLS:
-        near = difflib.get_close_matches(schedule, GROWING + CONTROLS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"unknown schedule {schedule!r}{hint} (known: {', '.join(GROWING + CONTROLS)})"
-        )
+        raise unknown_name("schedule", schedule, GROWING + CONTROLS)
     if isinstance(of, str) and of in CONTROLS:
         raise ValueError(f"of={of!r}: a control must refer to a growing or explicit schedule")
     reference = codebook_sizes(of, length, k_max, k_min, ramp, power)
     if schedule == "reversed":
         return reference[::-1].copy()
+    if schedule == "shuffled":
+        return np.random.default_rng(integer(seed, "seed", 0)).permutation(reference)
     constant = _round_half_up(2.0 ** np.mean(np.log2(reference)))
     return np.full(length, constant, dtype=np.int64)

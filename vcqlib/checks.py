@@ -1,0 +1,52 @@
+"""Answers that every room needs about a single value, and one line for what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from operator import index
+from typing import Any
+
+
+def unknown_name(kind: str, value: object, known: Iterable[str]) -> ValueError:
+    """The error for an unknown name: the nearest known ones, then all."""
+    known = sorted(map(str, known))
+    shown = repr(value) if len(repr(value)) <= 120 else f"{repr(value)[:100]}…"
+    near = get_close_matches(str(value)[:80].lower(), known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    every = "" if near and len(known) > 24 else f"known: {', '.join(known) or 'none'}"
+    return ValueError(f"unknown {kind} {shown}: {hint}{every}".rstrip(": "))
+
+
+def integer(value: object, name: str, least: int | None = None) -> int:
+    """`value` as a Python integer: any integer type counts, NumPy's too; bool and float do not.
+
+    Raises TypeError if it is no integer, ValueError if it is below `least`; both name it.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether this is a torch tensor, found out without importing torch."""
+    return type(value).__module__.partition(".")[0] == "torch"
+
+
+def holds_integers(array: Any) -> bool:
+    """Whether an array or tensor is of an integer type, signed or not; bool is none."""
+    if is_tensor(array):
+        kinds = str(array.dtype).removeprefix("torch.")
+        return kinds.startswith(("int", "uint"))
+    return array.dtype.kind in "iu"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of a length that fits one."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

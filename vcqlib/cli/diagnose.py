@@ -1,0 +1,211 @@
+"""`vcq diagnose`: one page about anyone's tokenizer, from its codes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tyro.conf import Positional
+
+from ..files import atomic_path, write_json
+
+if TYPE_CHECKING:
+    from ..entropy.diagnosis import Diagnosis, HeldOut
+    from ..entropy.twins import Twins
+
+HEAD, TAIL = 12, 2  # rows of the table that are shown of many positions
+TOGETHER = 20  # rows of neighbouring numbers are held out together: the crops of one picture
+TRAINED, TESTED = 20_000, 1000  # sequences that a model is trained and measured on, at most
+LOGITS = 2**26  # entries: 256 MiB in a training step
+
+
+def diagnose(
+    path: Positional[Path],
+    images: Path | None = None,
+    labels: Path | None = None,
+    sizes: tuple[int, ...] = (),
+    model_steps: int = 0,
+    html: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """What the codes of a tokenizer say about it, against ideal codes, and what to do about it.
+
+    Usage, the cliff, dead and repeated positions, duplicates, what a codebook that grows would
+    change, and advice with its reason. Reads what `vcq entropy` reads.
+
+    Args:
+        path: the tokens: a matrix [N, T], or a file or folder that holds one.
+        images: the folder of the pictures, in the order of the codes (as torchvision's
+            ImageFolder); says whether equal sequences are equal pictures.
+        labels: class labels (.npy, or a folder of .npy); default: those beside the codes.
+        sizes: codebook size K, or K_1 … K_T; default: what is recorded, else a guess from the
+            largest tokens.
+        model_steps: also train a small AR model for so many steps (needs vcqlib[models]; 300 are a
+            start) and say what it needs for held-out codes; 0: none.
+        html: write the page to this file, with nothing outside it.
+        json: write all numbers to this file.
+    """
+    from ..data.token_files import read_labels, read_tokens
+    from ..entropy.diagnosis import diagnose
+
+    if model_steps < 0:
+        raise ValueError(f"--model-steps must be 0 (no model) or more, got {model_steps}")
+    tokens = read_tokens(path)
+    classes, pictures = tokens.labels, None
+    if images is not None:
+        from ..data.image_folder import list_images
+        from ..entropy.twins import twins
+
+        listing = list_images(images)
+        try:
+            pictures = twins(tokens.codes, listing.paths)
+        except ValueError as error:
+            raise ValueError(f"{images}: {error}") from None
+        if classes is None and len(listing.classes) > 1:
+            classes = np.repeat(listing.labels, len(tokens.codes) // len(listing.paths))
+    if labels is not None:
+        classes = read_labels(labels, len(tokens.codes))
+    try:
+        found = diagnose(tokens.codes, classes, sizes, tokens.sizes)
+        if model_steps:
+            found = found.with_model(_model(tokens.codes, max(found.sizes), model_steps))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    print(report(found, pictures))
+    if json is not None:
+        write_json(json, found.to_dict())
+    if html is not None:
+        from .page import page
+
+        with atomic_path(html) as temporary:
+            temporary.write_text(page(found, path.name, pictures), encoding="utf-8")
+
+
+def _model(codes: np.ndarray, vocabulary: int, steps: int) -> HeldOut:
+    """Train a small AR model on some of the sequences and measure it on others."""
+    from ..entropy.diagnosis import HeldOut
+    from ..study.language import model_bits
+
+    n, length = codes.shape
+    if n < 2 * TOGETHER:
+        raise ValueError(f"--model-steps needs {2 * TOGETHER} sequences or more, there are {n}")
+    blocks = np.random.default_rng(0).permutation(-(-n // TOGETHER))
+    many = max(min(TESTED // TOGETHER, len(blocks) // 10), 1)
+    rows = [
+        np.concatenate([np.arange(b * TOGETHER, min((b + 1) * TOGETHER, n)) for b in part])
+        for part in (blocks[many : many + TRAINED // TOGETHER], blocks[:many])
+    ]
+    train, test = (np.asarray(codes[np.sort(part)]) for part in rows)
+    batch = max(1, min(64, LOGITS // (length * vocabulary)))
+    bits = model_bits(train, test, vocabulary, steps=steps, batch=batch)
+    return HeldOut(bits["train"], bits["held_out"], len(train), len(test))
+
+
+def facts(d: Diagnosis, pictures: Twins | None) -> Iterator[tuple[str, str, str]]:
+    """(what, value, what it is held against) of the whole matrix."""
+    entropy, seen, k = d.entropy, d.usage, max(d.sizes)
+    spread = "" if min(d.sizes) == k else f"{min(d.sizes):,} to "
+    guess = ", from the largest tokens: --sizes says it better" if d.sizes_from == "assumed" else ""
+    yield "sequences", f"{d.n:,}", f"log2 N = {math.log2(d.n):.3f} bits at most"
+    yield "positions", f"{d.length:,}", f"codebook {spread}{k:,} ({d.sizes_from}{guess})"
+    yield "bits told", f"{entropy.total_bits:.3f}", "by a whole sequence (plug-in)"
+    ideal = "cannot all differ" if d.cliff is None else f"could all differ after t* = {d.cliff}"
+    yield "cliff", f"{d.measured_cliff}", f"positions tell 99 %; ideal codes {ideal}"
+    if d.class_cliffs:
+        low, high = min(d.class_cliffs), max(d.class_cliffs)
+        yield (
+            "in a class",
+            f"{low} to {high}",
+            f"positions tell 99 % ({len(d.class_cliffs)} classes)",
+        )
+    even = float(np.exp2(d.ideal_unigram.mean()))
+    yield (
+        "effective K", f"{seen.effective_size:,.1f}",
+        f"even codes a position; uniform codes show {even:,.1f} at this N",
+    )  # fmt: skip
+    yield (
+        "codes used", f"{seen.pooled_used:,}",
+        f"of {k:,} at any position; perplexity of all tokens {2**seen.pooled_bits:,.1f}",
+    )  # fmt: skip
+    yield "dead", f"{len(d.dead)}", "positions that never vary"
+    yield "copies", f"{len(seen.copies)}", "positions that repeat another one"
+    yield "duplicates", f"{d.duplicates:,}", "sequences that equal an earlier one"
+    if pictures is not None:
+        same, looked = sum(pictures.equal), len(pictures.groups)
+        first = "" if looked == pictures.total else f"of the {looked} largest "
+        yield (
+            "equal codes", f"{pictures.total:,}",
+            f"groups of pictures; {first}{same} equal to the pixel, {looked - same} not",
+        )  # fmt: skip
+    if d.held_out is not None:
+        test, train = float(d.held_out.test.sum()), float(d.held_out.train.sum())
+        yield (
+            "held out", f"{test:.1f}",
+            f"bits a sequence for a small AR model; {train:.1f} for those it was trained on",
+        )  # fmt: skip
+
+
+def columns(d: Diagnosis) -> dict[str, list[str]]:
+    """The table of positions: heading -> cells."""
+    shared = d.entropy.unique_share
+    table = {
+        "position": [str(t) for t in range(1, d.length + 1)],
+        "K": [f"{k:,}" for k in d.sizes],
+        "used": [f"{u:,}" for u in d.usage.used],
+        "(ideal)": [f"{u:,.0f}" for u in d.ideal_used],
+        "perplexity": [f"{p:,.1f}" for p in d.usage.perplexity],
+        "alone": _bits(d.usage.bits),
+        "alone*": [  # no estimate of the source where most tokens are new
+            f"{h:.3f}" if used <= d.n / 3 else "–"
+            for h, used in zip(d.usage.corrected_bits, d.usage.used, strict=True)
+        ],
+        "bits": _bits(d.entropy.bits),
+        "bits*": [  # nor where most sequences are unique already
+            f"{h:.3f}" if lone <= 1 / 3 else "–"
+            for h, lone in zip(d.entropy.grassberger(), shared, strict=True)
+        ],
+        "ideal": _bits(d.ideal),
+    }
+    if d.held_out is not None:
+        table["held out"] = _bits(d.held_out.test)
+    return table
+
+
+def _bits(values: Any) -> list[str]:
+    return [f"{max(value, 0):.3f}" for value in values]
+
+
+NOTHING = "Nothing stands out: the codes are spread, and told, as ideal ones would be."
+LEGEND = (
+    "alone: H(X_t). bits: H(X_t | X_<t), plug-in. *: corrected for bias (Miller–Madow; and, where",
+    "sequences still share prefixes, Grassberger). ideal: independent uniform codes at this N.",
+)
+
+
+def report(d: Diagnosis, pictures: Twins | None = None) -> str:
+    """The page as text."""
+    lines = [f"{what:<12} {value:>12}  {beside}" for what, value, beside in facts(d, pictures)]
+    table = columns(d)
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in table.items()}
+    lines += ["", "  ".join(name.rjust(widths[name]) for name in table)]
+    last = -1
+    for t in (t for t in range(d.length) if t < HEAD or t >= d.length - TAIL):
+        if t > last + 1:
+            lines.append("…".rjust(widths["position"]))
+        lines.append("  ".join(cells[t].rjust(widths[name]) for name, cells in table.items()))
+        last = t
+    head = f"{'ideal codes of':<22} {'t*':>5} {'99 % told':>10} {'bits':>9} {'rate':>6}"
+    lines += [*LEGEND, "", head]
+    for a in d.alternatives:
+        never = "never" if a.cliff is None else a.cliff
+        lines.append(f"{a.name:<22} {never:>5} {a.spent:>10} {a.bits:>9.1f} {a.share:>6.0%}")
+    for number, advice in enumerate(d.advice, start=1):
+        text = f"{number}. {advice.finding} Why: {advice.reason} What to do: {advice.remedy}"
+        lines += ["", textwrap.fill(text, 96, subsequent_indent="   ")]
+    if not d.advice:
+        lines += ["", NOTHING]
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""What every command shares: parsed first, run afterwards; bad input is one line.
+
+tyro draws a box for an option that it cannot read. Here parsing and running are two steps, so that
+the box can be caught and said in one line, and what a command itself writes goes out untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, suppress
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+from tyro.extras import SubcommandApp
+
+from .. import __version__
+from ..extras import missing
+
+K = Annotated[int | None, arg(aliases=["-k", "--k-max"])]
+
+
+def deferred(command: Callable) -> Callable:
+    """A command that, once parsed, returns the call that is to be made."""
+
+    @functools.wraps(command)
+    def parsed(*args: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **options)
+
+    return parsed
+
+
+class App(SubcommandApp):
+    """tyro's application, with errors of one line, `--version` and shell completion."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__()
+        self.prog, self.description = prog, description
+
+    def command(self, func: Any = None, **options: Any) -> Any:
+        """Register a command, as in tyro; returns it unchanged."""
+        if func is None:
+            return lambda func: self.command(func, **options)
+        super().command(func if isinstance(func, SubcommandApp) else deferred(func), **options)
+        return func
+
+    def run(self, argv: Sequence[str]) -> None:
+        """Parse and run.
+
+        Raises:
+            ValueError: an unknown option, or a value that is none; one line.
+            ImportError: a package is missing; names the extra that brings it.
+            SystemExit: after --help.
+        """
+        if [*argv] == ["--version"]:
+            print(self.prog, __version__)
+            return
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                call = self.cli(args=argv, prog=self.prog, description=self.description)
+        except SystemExit as end:
+            if end.code in (0, None):
+                raise
+            known = [word for word in argv[:1] if word in self._subcommands]
+            help_for = " ".join([self.prog, *known, "--help"])
+            raise ValueError(f"{one_line(said.getvalue())} (see {help_for})") from None
+        sys.stderr.write(said.getvalue())
+        try:
+            call()
+        except ModuleNotFoundError as error:
+            raise missing(error) from None
+
+    def completion(self, shell: Positional[Literal["bash", "zsh", "fish"]]) -> None:
+        """Print the script that completes commands and options: eval "$(vcq completion bash)".
+
+        Args:
+            shell: the shell that is to read it.
+        """
+        with suppress(SystemExit):
+            self.cli(args=["--tyro-write-completion", shell, "-"], prog=self.prog)
+
+
+def one_line(box: str) -> str:
+    """The message of one of tyro's boxes, and what it suggests, without title, frame and help.
+
+    Boxes are drawn in ASCII where the terminal knows no other characters.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    inner = "\n".join(line.strip("│ ") for line in plain.splitlines()[1:] if line[:1] != "╰")
+    message, *more = filter(None, re.split(r"^[─-]{4,}$\n?", inner, flags=re.MULTILINE))
+    near = ["\n".join(part.splitlines()[:2]) for part in more if part.startswith("Perhaps")]
+    return "; ".join(" ".join(part.split()) for part in (message, *near))

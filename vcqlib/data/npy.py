@@ -1,0 +1,138 @@
+"""NumPy's own files, read without unpickling: whole, or refused with one line that names them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from ..checks import one_line
+
+
+class Header(NamedTuple):
+    """What a `.npy` says of itself: `start` is where its data begin, in bytes."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    start: int
+
+    @property
+    def bytes(self) -> int:
+        """Size of the data; in Python integers, so that a forged shape cannot overflow."""
+        count = 1
+        for extent in self.shape:
+            count *= int(extent)
+        return count * self.dtype.itemsize
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Memory-map a `.npy` file that is exactly as long as its header says.
+
+    Raises ValueError naming the file if it is no such file, holds objects, is empty, cut short,
+    or goes on after its array.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        header, size = _header(file, path), os.fstat(file.fileno()).st_size
+    needed = header.start + header.bytes
+    if size < needed:
+        raise ValueError(f"{path}: cut short: {size} bytes, its header promises {needed}")
+    if size > needed:
+        raise ValueError(
+            f"{path}: {size - needed} bytes follow its array {header.shape}: "
+            "save one array a file, or several as .npz"
+        )
+    if 0 in header.shape:
+        raise ValueError(f"{path}: empty: shape {header.shape}")
+    order = "F" if header.fortran else "C"
+    return np.memmap(path, header.dtype, "r", header.start, header.shape, order)
+
+
+def _header(file: IO[bytes], name: object) -> Header:
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0(file)
+        else:
+            header = np.lib.format.read_array_header_2_0(file)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{name}: not a .npy array: {one_line(error)}") from None
+    if header[2].hasobject:
+        raise ValueError(f"{name}: holds Python objects; unpickling is refused: save integers")
+    return Header(*header, file.tell())
+
+
+def npz_headers(path: str | Path) -> dict[str, Header | None]:
+    """The arrays of a `.npz` by name; None for a member that is no array, or holds objects."""
+    with whole_zip(path) as archive:
+        found: dict[str, Header | None] = {}
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                try:
+                    header = _header(file, path)
+                except ValueError:
+                    header = None
+            found[info.filename.removesuffix(".npy")] = header
+        return found
+
+
+def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz`, each held against its header and the memory before it is read.
+
+    With `names` only those of them that are there; the other members may be anything.
+
+    Raises ValueError naming the file if it is damaged, holds objects, or would not fit.
+    """
+    with whole_zip(path) as archive:
+        arrays = {}
+        for info in archive.infolist():
+            key, name = info.filename.removesuffix(".npy"), f"{path}:{info.filename}"
+            if names is not None and key not in names:
+                continue
+            with archive.open(info) as file:
+                header = _header(file, name)
+                if header.start + header.bytes != info.file_size:
+                    raise ValueError(f"{name}: cut short or padded: its header does not fit")
+                check_memory(header.bytes, name)
+                flat = np.frombuffer(file.read(header.bytes), header.dtype)
+            arrays[key] = flat.reshape(header.shape, order="F" if header.fortran else "C")
+        return arrays
+
+
+@contextmanager
+def whole_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive that is all of its file: nothing before it or after it, and no name twice."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            names = [info.filename for info in infos]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{path}: holds {', '.join(sorted(twice))} twice")
+            end = len(archive.comment) + 22  # bytes of the record that ends an archive
+            archive.fp.seek(-end, os.SEEK_END)
+            if min((i.header_offset for i in infos), default=0) or archive.fp.read(4) != b"PK\5\6":
+                raise ValueError(f"{path}: bytes lie before or after its archive: several in one?")
+            yield archive
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:  # zlib.error and others: an archive can be damaged anywhere
+        raise ValueError(f"{path}: damaged archive: {one_line(error)}") from None
+
+
+def check_memory(needed: int, name: object) -> None:
+    """Refuse what would unfold to more bytes than this machine has."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, AttributeError, OSError):
+        return
+    if needed > memory:
+        raise ValueError(
+            f"{name}: unfolds to {needed / 2**30:.1f} GiB, this machine has {memory / 2**30:.1f}; "
+            "store it as .npy, which is read in place"
+        )

@@ -1,0 +1,59 @@
+"""The extractor by which a data set is judged, with the features of its images."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import Tensor
+
+from ..metrics import distances, extractors
+from .configuration import Configuration
+from .experiment import Experiment
+
+
+class Judge:
+    """Features [N, d] of the three splits, and the distance of other images to them."""
+
+    def __init__(self, e: Experiment) -> None:
+        self.name = extractors.default_extractor(e.c.data.dataset)
+        self.extract = extractors.load_extractor(self.name, e.device.type)
+        splits = (e.images, e.validation, e.test)
+        self.train, self.validation, self.test = (self.extract(s.images) for s in splits)
+
+    def gfd(self, images: Tensor) -> float:
+        """Fréchet distance of uint8 images to the test images: reported, never chosen by."""
+        return distances.frechet_distance(self.extract(images), self.test)
+
+    def validation_gfd(self, images: Tensor) -> float:
+        """Fréchet distance of uint8 images to the validation images: to choose by."""
+        return distances.frechet_distance(self.extract(images), self.validation)
+
+
+@lru_cache(maxsize=2)
+def _judge(dataset: str, n_images: int | None, image_size: int | None, device: str) -> Judge:
+    return Judge(Experiment(Configuration.of(locals())))
+
+
+def judge(e: Experiment) -> Judge:
+    """The judge of an experiment's images, which all arms share."""
+    d = e.c.data
+    return _judge(d.dataset, d.n_images, d.image_size, e.device.type)
+
+
+def check_samples(e: Experiment) -> None:
+    """Refuse, before anything is trained, what is too small for the features it is judged by.
+
+    Raises:
+        ValueError: no more samples, training or held-out images than the extractor has features.
+        ImportError: the extractor of this data set is not installed.
+    """
+    known = judge(e)
+    held_out, width = known.test.shape
+    counts = {"n_samples": e.c.sampling.n_samples, "n_images": len(known.train),
+              "held-out images": held_out}  # fmt: skip
+    for what, count in counts.items():
+        if count <= width:
+            raise ValueError(
+                f"{what} must be above {width}, the features of the extractor {known.name!r} by "
+                f"which {e.c.data.dataset} is judged, got {count}"
+            )
