@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from vcqlib.cli import options
-from vcqlib.cli.app import CONFIGURED, main
+from vcqlib.cli.app import CONFIGURED, load, main
 from vcqlib.data.code_store import open_codes
 from vcqlib.data.image_sets import load_images
 from vcqlib.files import load_tensors, read_json
@@ -22,6 +22,7 @@ from vcqlib.study.configuration import Configuration
 from vcqlib.study.folder import weights_digest
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGURED = {name: load(place) for name, place in CONFIGURED.items()}
 QUICK = {
     kind: f"--{kind}-steps 4 --{kind}-batch 16 --device cpu --{kind}-validate-every 2 "
     f"--{kind}-sample-every 4"
