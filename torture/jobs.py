@@ -77,10 +77,12 @@ def start(work: Callable[..., None], *arguments: object) -> multiprocessing.Proc
 
 
 def finished_stages(cache: Path) -> dict[str, str]:
-    """File -> SHA-256 of all finished stages, held against the files themselves."""
+    """File -> SHA-256 of all finished stages' results, held against the files themselves."""
     found = {}
     for done in sorted(cache.glob("*/done.json")):
-        for name, digest in read_record(done)["files"].items():
+        files = read_record(done)["files"]
+        for name in files.keys() - {"run.json"}:  # which holds this run's time
+            digest = files[name]
             path = done.parent / name
             if sha256_file(path) != digest:
                 raise ValueError(f"{path} is damaged")
