@@ -115,7 +115,7 @@ def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, caps
         ("train ar --codes-folder c0 --tokenizer-folder t1 --out a", "t1 holds tokenizer"),
         ("train ar --codes-folder c0 --ar huge --out a", "unknown AR model 'huge'"),
         ("encode --tokenizer-folder c0 --out x", "c0 is no run folder"),
-        ("sample --ar-folder t0 --tokenizer-folder t0", "t0 holds 'tokenizer', expected 'ar'"),
+        ("sample --ar-folder t0 --tokenizer-folder t0", "t0 holds 'Tokenizer', expected 'ARModel'"),
         ("evaluate none.npz", "none.npz does not exist"),
         ("evaluate t0/weights.safetensors --dataset digits", "is no .npz file, or was cut short"),
         ("evaluate", "give the .npz files to evaluate"),

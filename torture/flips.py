@@ -126,12 +126,12 @@ def _run_folder(flip: Callable[..., None], folder: Path) -> None:
     about, cpu = {"model": CONFIG.to_dict()}, torch.device("cpu")
     with (
         contextlib.redirect_stdout(io.StringIO()),
-        run_folder(folder / "run", "tokenizer", about, cpu) as finish,
+        run_folder(folder / "run", Tokenizer, about, cpu) as finish,
     ):
         finish(Tokenizer(CONFIG))
     for name in ("config.json", WEIGHTS):
         flip("run folder", folder / "run" / name,
-             lambda: load_model(folder / "run", "tokenizer", cpu))  # fmt: skip
+             lambda: load_model(folder / "run", Tokenizer, cpu))  # fmt: skip
 
 
 def _notebooks(flip: Callable[..., None], folder: Path) -> None:

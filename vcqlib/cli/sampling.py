@@ -40,6 +40,7 @@ def sample(
         batch: pictures drawn at once.
         config: YAML file with values for these options; what the command line says wins.
     """
+    from ..models.autoregressive import ARModel
     from ..study.folder import load_model, read_config
     from ..study.samples import write_samples
     from ..training.distributed import processes, rank
@@ -48,12 +49,12 @@ def sample(
     c = configured(settings)
     if batch < 1 or first < 0:
         raise ValueError(f"need batch >= 1 and first >= 0, got {batch} and {first}")
-    info = read_config(ar_folder, "ar")["codes"]
+    info = read_config(ar_folder, ARModel)["codes"]
     how = {f.name: getattr(c.sampling, f.name) for f in fields(c.sampling)}
     n = how.pop("n_samples")
     with processes(c.device) as place, memory_advice(fewer(batch)):
         decoder = load_decoder(tokenizer_folder, info, place)
-        model = load_model(ar_folder, "ar", place)
+        model = load_model(ar_folder, ARModel, place)
         how |= {"seed": c.seed, "flipped": info["reversed"]}
         write_samples(out, model, decoder, n, first, batch, **how)
         if rank() == 0:

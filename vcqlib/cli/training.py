@@ -88,6 +88,7 @@ def encode(
         config: YAML file with values for these options; what the command line says wins.
     """
     from ..data.batches import open_source
+    from ..models.tokenizer import Tokenizer
     from ..study import stages
     from ..study.configuration import Configuration
     from ..study.folder import load_model, read_config, weights_digest
@@ -96,7 +97,7 @@ def encode(
 
     if batch < 1:
         raise ValueError(f"--batch must be at least 1, got {batch}")
-    trained = read_config(tokenizer_folder, "tokenizer")
+    trained = read_config(tokenizer_folder, Tokenizer)
     settings = trained["configuration"]
     named = dataset or settings["dataset"]
     own = split == "train" and named == settings["dataset"]
@@ -106,7 +107,7 @@ def encode(
     c = Configuration.of({"dataset": named, **sizes, **codes})
     count = settings["n_images"] if own else None
     with processes(device) as place, memory_advice(fewer(batch)):
-        model = load_model(tokenizer_folder, "tokenizer", place)
+        model = load_model(tokenizer_folder, Tokenizer, place)
         crop = "ten" if ten_crop else "centre"
         source = open_source(named, split, count, model.config.image_size, crop)
         info = {"tokenizer": weights_digest(tokenizer_folder), "data": named, "split": split}
@@ -176,9 +177,10 @@ def _artist(
 
 def load_decoder(folder: Path, codes: dict, device: torch.device):
     """The tokenizer that wrote the codes (their sidecar's `info`); any other one is refused."""
+    from ..models.tokenizer import Tokenizer
     from ..study.folder import load_model, weights_digest
 
-    model = load_model(folder, "tokenizer", device)
+    model = load_model(folder, Tokenizer, device)
     ours, theirs = weights_digest(folder)[:12], codes["tokenizer"][:12]
     if ours != theirs:
         raise ValueError(

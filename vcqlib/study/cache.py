@@ -1,6 +1,6 @@
 """Stages on disk: a result is computed once for each set of things it depends on.
 
-A stage is a folder named by the hash of its inputs and of the source code that makes it. It is
+A stage is a folder named by the hash of its inputs and of the code that builds it (see `sources`). It is
 written under a file lock and counts only when `done.json` is there, so a killed process leaves
 nothing that is mistaken for a result, and two processes never do the same work.
 """
@@ -37,9 +37,9 @@ def root() -> Path:
     return clone / "build" / "cache" if (clone / "pyproject.toml").is_file() else cache_root()
 
 
-def key(name: str, inputs: dict, code: Callable | None = None) -> str:
+def key(name: str, inputs: dict, build: Callable) -> str:
     """Name of the stage's folder: stage name and 16 hex digits."""
-    text = json.dumps({"inputs": inputs, "sources": digests(code) if code else {}}, sort_keys=True)
+    text = json.dumps({"inputs": inputs, "sources": digests(build)}, sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -59,26 +59,23 @@ def _intact(folder: Path) -> bool:
     return True
 
 
-def has(name: str, inputs: dict, code: Callable | None = None) -> bool:
-    """Whether a stage is finished."""
-    return (root() / key(name, inputs, code) / "done.json").exists()
+def has(name: str, inputs: dict, build: Callable) -> bool:
+    """Whether a stage is finished; `build` as in `stage`, or the function it stands in."""
+    return (root() / key(name, inputs, build) / "done.json").exists()
 
 
-def stage(
-    name: str, inputs: dict, build: Callable[[Path], None], code: Callable | None = None
-) -> Path:
+def stage(name: str, inputs: dict, build: Callable[[Path], None]) -> Path:
     """Return the folder of a stage, calling `build(folder)` first if it is not there.
 
     Args:
         inputs: everything the result depends on, as JSON.
         build: writes the stage's files into the folder; may find its own unfinished work there.
-        code: function of the library that does the work; the stage is another one once any code
-            that it can reach has changed (see `sources`).
+            The stage is another one once any code of the library that it can reach has changed.
 
     Raises:
         Busy: another process holds the stage, inside `without_waiting()`.
     """
-    folder = root() / key(name, inputs, code)
+    folder = root() / key(name, inputs, build)
     if _intact(folder):
         return folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -124,12 +124,12 @@ class Experiment:
             images = _train_images(d.dataset, inputs["n_images"], d.image_size, d.augment)
             stages.train_tokenizer(self.c, images, folder, self.device)
 
-        return cache.stage("tokenizer", inputs, build, stages.train_tokenizer)
+        return cache.stage("tokenizer", inputs, build)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The trained tokenizer, in eval mode."""
-        return load_model(self.tokenizer_folder, "tokenizer", self.device)
+        return load_model(self.tokenizer_folder, Tokenizer, self.device)
 
     @property
     def tokenizer_curve(self) -> list[dict]:
@@ -138,7 +138,9 @@ class Experiment:
 
     # ------------------------------------------------------------------------- codes
 
-    def _codes(self, split: str, images: ImageSet) -> CodeStore:
+    def _codes(self, split: Literal["train", "validation", "test"]) -> CodeStore:
+        splits = {"train": self.images, "validation": self.validation, "test": self.test}
+        images = splits[split]
         inputs = {"tokenizer": self.tokenizer_folder.name, "split": split, "images": len(images)}
         inputs |= self._data() | {"flipped": self.c.flipped}
 
@@ -147,22 +149,22 @@ class Experiment:
                     "split": split}  # fmt: skip
             stages.encode(self.c, self.tokenizer, images, folder, info)
 
-        return open_codes(cache.stage("codes", inputs, build, stages.encode), verify=False)
+        return open_codes(cache.stage("codes", inputs, build), verify=False)
 
     @cached_property
     def codes(self) -> CodeStore:
         """Codes [N, T] of the training images."""
-        return self._codes("train", self.images)
+        return self._codes("train")
 
     @cached_property
     def validation_codes(self) -> CodeStore:
         """Codes of the validation images."""
-        return self._codes("validation", self.validation)
+        return self._codes("validation")
 
     @cached_property
     def test_codes(self) -> CodeStore:
         """Codes of the test images."""
-        return self._codes("test", self.test)
+        return self._codes("test")
 
     # ---------------------------------------------------------------------- AR model
 
@@ -173,7 +175,7 @@ class Experiment:
         def build(folder: Path) -> None:
             stages.train_ar(self.c, self.codes, folder, self.device, self.validation_codes)
 
-        folder = cache.stage("ar", self._inputs("ar"), build, stages.train_ar)
+        folder = cache.stage("ar", self._inputs("ar"), build)
         return stages.read_ar(folder, self.device)
 
     # ----------------------------------------------------------------------- samples
@@ -203,7 +205,7 @@ class Experiment:
             write_samples(folder / "samples.npz", self.ar.at(step), self.tokenizer, s.n_samples,
                           flipped=self.c.flipped, **how)  # fmt: skip
 
-        return read_samples(cache.stage("samples", inputs, build, write_samples) / "samples.npz")
+        return read_samples(cache.stage("samples", inputs, build) / "samples.npz")
 
     def marginal_codes(self, n: int, seed: int = 0) -> Tensor:
         """Codes [n, T] whose positions are drawn independently from the training codes: a floor."""
@@ -220,8 +222,8 @@ class Experiment:
     @property
     def finished(self) -> list[str]:
         """Names of the trainings that are in the cache."""
-        code = {"tokenizer": stages.train_tokenizer, "ar": stages.train_ar}
-        return [name for name, made in code.items() if cache.has(name, self._inputs(name), made)]
+        makers = {"tokenizer": Experiment.tokenizer_folder.func, "ar": Experiment.ar.func}
+        return [name for name, f in makers.items() if cache.has(name, self._inputs(name), f)]
 
 
 def prepare(experiments: Iterable[Experiment], stage: Callable[[Experiment], object]) -> None:

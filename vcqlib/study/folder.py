@@ -16,25 +16,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from torch import nn
 
 from .. import __version__
 from ..files import load_tensors, read_record, tensors_digest, write_json, write_record
-from ..models.autoregressive import ARConfig, ARModel
-from ..models.tokenizer import Tokenizer, TokenizerConfig
 from ..training import distributed
 from ..training.checkpoints import differences, save_weights
 
 WEIGHTS = "weights.safetensors"
-MODELS = {"tokenizer": (Tokenizer, TokenizerConfig), "ar": (ARModel, ARConfig)}
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @contextmanager
 def run_folder(
-    folder: Path, kind: str, about: dict[str, Any], device: torch.device
+    folder: Path, network: type[nn.Module], about: dict[str, Any], device: torch.device
 ) -> Iterator[Callable[[nn.Module], None] | None]:
     """Write config.json, then yield a function that takes the trained model and writes the rest.
 
@@ -44,7 +42,7 @@ def run_folder(
     Raises:
         ValueError: the folder holds another run; the differences are listed.
     """
-    config = json.loads(json.dumps({"kind": kind, **about}))
+    config = json.loads(json.dumps({"kind": network.__name__, **about}))
     first, start = distributed.rank() == 0, time.time()
     if held := (folder / "config.json").is_file():
         if wrong := differences(read_record(folder / "config.json"), config):
@@ -83,7 +81,7 @@ def run_folder(
         raise
 
 
-def read_config(folder: Path, kind: str) -> dict[str, Any]:
+def read_config(folder: Path, network: type[nn.Module]) -> dict[str, Any]:
     """The config.json of a finished run of this kind.
 
     Raises:
@@ -93,17 +91,19 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     config = read_record(folder / "config.json")
-    if config.get("kind") != kind:
-        raise ValueError(f"{folder} holds {config.get('kind')!r}, expected {kind!r}")
+    if config.get("kind") != network.__name__:
+        raise ValueError(f"{folder} holds {config.get('kind')!r}, expected {network.__name__!r}")
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS}: its training has not finished")
     return config
 
 
-def load_model(folder: Path, kind: str, device: torch.device, weights: str = WEIGHTS) -> Any:
+def load_model(
+    folder: Path, network: type[Model], device: torch.device, weights: str = WEIGHTS
+) -> Model:
     """The trained `Tokenizer` or `ARModel` of a run folder, in eval mode."""
-    network, shape = MODELS[kind]
-    model = network(shape.from_dict(read_config(folder, kind)["model"]))
+    shape = get_type_hints(network.__init__)["config"]
+    model = network(shape.from_dict(read_config(folder, network)["model"]))
     model.load_state_dict(load_tensors(folder / weights)[0])
     return model.to(device).eval()
 

@@ -62,7 +62,7 @@ def text_windows(
             {"vocabulary": tokenizer.vocab_size, "bytes_per_token": len(content) / len(tokens)},
         )
 
-    folder = cache.stage("text", inputs, build, text_windows)
+    folder = cache.stage("text", inputs, build)
     return TextWindows(
         np.load(folder / "rows.npy", mmap_mode="r"), **read_json(folder / "text.json")
     )
@@ -102,5 +102,5 @@ def model_bits(
                 for k, v in parts.items()}  # fmt: skip
         write_json(folder / "bits.json", bits)
 
-    folder = cache.stage("language-model", inputs, build, model_bits)
+    folder = cache.stage("language-model", inputs, build)
     return {k: np.asarray(v) for k, v in read_json(folder / "bits.json").items()}

@@ -46,7 +46,7 @@ def metrics(e: Experiment) -> dict:
     to the reconstructions of the test images (see `instruments`).
     """
     build = lambda folder: write_json(folder / "metrics.json", _metrics(e))  # noqa: E731
-    return read_json(cache.stage("metrics", _inputs(e), build, _metrics) / "metrics.json")
+    return read_json(cache.stage("metrics", _inputs(e), build) / "metrics.json")
 
 
 def measure(e: Experiment, sweeps: bool = False) -> dict:
@@ -56,7 +56,7 @@ def measure(e: Experiment, sweeps: bool = False) -> dict:
         write_json(folder / "measures.json", metrics(e) | _more(e, sweeps))
 
     inputs = _inputs(e) | {"sweeps": sweeps}
-    return read_json(cache.stage("measures", inputs, build, measure) / "measures.json")
+    return read_json(cache.stage("measures", inputs, build) / "measures.json")
 
 
 def _metrics(e: Experiment) -> dict:

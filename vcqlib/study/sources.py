@@ -1,114 +1,172 @@
 """The code that a result depends on, found by reading it: no list that somebody has to keep.
 
-From a function, by the names it uses, to the other definitions of its module and to the modules it
-imports; from those, to all that they import. Comments and docstrings do not count.
+From a function, by the names in it, to the definitions of its module and of those that it imports,
+and on from them. Comments and docstrings do not count. A class counts as a whole, but for the one
+whose method is asked about: of it the special methods and what is reached through `self`.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from types import FunctionType
+from typing import NamedTuple
 
 LIBRARY = Path(__file__).parents[1]
+MACHINERY = {"study.cache", "study.sources"}  # say where a result lies, not what it is
+ALL = "*"  # every definition of a module that is not only asked for its attributes
+
+
+class Place(NamedTuple):
+    """A definition in a module, or a method of a class in it."""
+
+    module: str
+    name: str
+    method: str = ""
 
 
 def digests(function: Callable, library: Path = LIBRARY) -> dict[str, str]:
-    """Module → SHA-256 of the code that `function` can reach in it.
+    """Module → SHA-256 of the code in it that `function` can reach; of others' functions nothing.
 
-    Of its own module only the definitions that it uses count, of all others the whole.
+    A function within a function stands for the outer one.
     """
-    assert isinstance(function, FunctionType)
-    home = function.__module__.partition(".")[2]
-    used, modules = _reach(home, function.__name__, library)
-    found = {home: _hash(used)}
-    waiting = modules - {home}
+    package, _, home = function.__module__.partition(".")
+    if package != "vcqlib":
+        return {}
+    return _digests(Place(home, *function.__qualname__.partition(".<locals>")[0].split(".")), library)
+
+
+@cache  # the code that is loaded stays what it is, whatever happens to its files meanwhile
+def _digests(start: Place, library: Path) -> dict[str, str]:
+    found: dict[str, list[ast.AST]] = {}
+    for place, nodes in reach(start, library).items():
+        found.setdefault(place.module, []).extend(nodes)
+    return {
+        module: hashlib.sha256("\n".join(map(_dump, nodes)).encode()).hexdigest()
+        for module, nodes in sorted(found.items())
+        if module not in MACHINERY
+    }
+
+
+def reach(start: Place, library: Path = LIBRARY) -> dict[Place, list[ast.AST]]:
+    """Every definition behind one, in order, with its code."""
+    found: dict[Place, list[ast.AST]] = {}
+    waiting = {start}
     while waiting:
-        module = waiting.pop()
-        tree = _tree(module, library)
-        found[module] = _hash([tree])
-        waiting |= set(_imports(tree, module, library).values()) - found.keys()
-    return found
+        place = waiting.pop()
+        code = _read(place.module, library)
+        nodes = code.nodes(place)
+        if nodes:
+            found[place] = nodes
+        for node in nodes:
+            waiting |= _uses(node, place, library) - found.keys()
+        if place.name in code.imported:  # it only passes this way
+            waiting |= {code.imported[place.name]} - found.keys()
+        elif nodes and place.name != ALL:
+            waiting |= {Place(place.module, "")} - found.keys()  # what happens when it is loaded
+    return dict(sorted(found.items()))
 
 
-def _reach(home: str, name: str, library: Path) -> tuple[list[ast.AST], set[str]]:
-    """Definitions of module `home` behind a name, in order, and the modules that they use."""
-    tree = _tree(home, library)
-    definitions = {name: node for node in tree.body for name in _defined(node)}
-    imported = _imports(tree, home, library, top=True)
-    names, modules, waiting = set(), set(), {name}
-    while waiting:
-        name = waiting.pop()
-        names.add(name)
-        if name in imported:
-            modules.add(imported[name])
-        if (node := definitions.get(name)) is not None:
-            modules |= set(_imports(node, home, library).values())
-            mentioned = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-            waiting |= (mentioned & (definitions.keys() | imported.keys())) - names
-    used = [node for node in tree.body if names & set(_defined(node))]
-    return used, modules
+class Code(NamedTuple):
+    """A module: what it defines, by name; where it imports from; what it does when it is loaded."""
 
+    defined: dict[str, list[ast.AST]]
+    imported: dict[str, Place]
+    loose: list[ast.AST]
 
-def _defined(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = getattr(node, "targets", [getattr(node, "target", None)])
-    return [n.id for target in targets if target for n in ast.walk(target) if hasattr(n, "id")]
-
-
-def _imports(node: ast.AST, home: str, library: Path, top: bool = False) -> dict[str, str]:
-    """Bound name → module of the library, of every import below a node (`top`: not deeper)."""
-    statements = node.body if top else _statements(node)
-    found = {}
-    for statement in statements:
-        if not isinstance(statement, ast.ImportFrom):
-            continue
-        parts = home.split(".")[: -statement.level] if statement.level else []
-        source = [*parts, *(statement.module or "").split(".")]
-        if not statement.level:
-            if source[0] != "vcqlib":
-                continue
-            source = source[1:]
-        source = [part for part in source if part]
-        for alias in statement.names:
-            module = next(
-                (m for m in (".".join([*source, alias.name]), ".".join(source)) if m and
-                 _path(m, library).is_file()), None)  # fmt: skip
-            if module:
-                found[alias.asname or alias.name] = module
-    return found
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below, but for what stands under `if TYPE_CHECKING`."""
-    for child in ast.iter_child_nodes(node):
-        typing = isinstance(child, ast.If) and getattr(child.test, "id", "") == "TYPE_CHECKING"
-        if not typing:
-            yield child
-            yield from _statements(child)
+    def nodes(self, place: Place) -> list[ast.AST]:
+        if place.name == ALL:
+            return [*self.loose, *(n for nodes in self.defined.values() for n in nodes)]
+        found = self.defined.get(place.name, []) if place.name else self.loose
+        if not place.method:
+            return found
+        parts = [part for node in found for part in [*node.bases, *node.decorator_list, *node.body]]
+        return [part for part in parts if (name := getattr(part, "name", "__")) == place.method
+                or name.startswith("__")]  # fmt: skip
 
 
 @cache
-def _tree(module: str, library: Path) -> ast.Module:
-    """A module's syntax tree without docstrings."""
-    tree = ast.parse(_path(module, library).read_text(encoding="utf-8"))
+def _uses(node: ast.AST, place: Place, library: Path) -> set[Place]:
+    """What the names in a piece of code stand for."""
+    code, parts = _read(place.module, library), list(ast.walk(node))
+    imported = code.imported | _imports(parts, place.module, library)
+    found, owners = set(), set()
+    for part in parts:
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+            source = imported.get(part.value.id)
+            if source and source.name == ALL:
+                owners.add(part.value)
+                found.add(source._replace(name=part.attr))
+            elif part.value.id == "self" and place.method:
+                found.add(place._replace(method=part.attr))
+    for part in parts:
+        if isinstance(part, ast.Name) and part not in owners:
+            if part.id in imported:
+                found.add(imported[part.id])
+            elif part.id in code.defined:
+                found.add(Place(place.module, part.id))
+    return found
+
+
+def _imports(nodes: Iterable[ast.AST], home: str, library: Path) -> dict[str, Place]:
+    """Bound name → where in the library it is defined, of the imports among some nodes."""
+    found = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and _ours(node):
+            parts = home.split(".")[: -node.level] if node.level else []
+            parts += [p for p in (node.module or "").split(".") if p and (parts or p != "vcqlib")]
+            for alias in node.names:
+                module = ".".join([*parts, alias.name])
+                if _path(module, library).is_file():
+                    found[alias.asname or alias.name] = Place(module, ALL)
+                elif parts:
+                    found[alias.asname or alias.name] = Place(".".join(parts), alias.name)
+    return found
+
+
+def _ours(node: ast.ImportFrom) -> bool:
+    return bool(node.level) or (node.module or "").split(".")[0] == "vcqlib"
+
+
+def _read(module: str, library: Path) -> Code:
+    return _parsed(_path(module, library).read_text(encoding="utf-8"), module, library)
+
+
+@cache
+def _parsed(text: str, module: str, library: Path) -> Code:
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 del body[0]
-    return tree
+    code = Code({}, _imports(tree.body, module, library), [])
+    for node in tree.body:
+        names = _bound(node)
+        for name in names:
+            code.defined.setdefault(name, []).append(node)
+        if not names and not (isinstance(node, ast.ImportFrom) and _ours(node)):
+            typing = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+            code.loose.extend([] if typing else [node])
+    return code
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    """The names that a statement of a module defines; others' packages are definitions too."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        ours = isinstance(node, ast.ImportFrom) and _ours(node)
+        return [] if ours else [a.asname or a.name.split(".")[0] for a in node.names]
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return [n.id for target in targets if target for n in ast.walk(target) if hasattr(n, "id")]
+
+
+_dump = cache(ast.dump)
 
 
 def _path(module: str, library: Path) -> Path:
-    path = library / module.replace(".", "/")
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def _hash(nodes: list[ast.AST]) -> str:
-    return hashlib.sha256("\n".join(map(ast.dump, nodes)).encode()).hexdigest()
+    return library.joinpath(*module.split(".")).with_suffix(".py")

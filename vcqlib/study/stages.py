@@ -71,7 +71,7 @@ def train_tokenizer(
     recipe = c.recipe("tokenizer")
     about = {"configuration": c.identity("tokenizer"), "model": shape.to_dict(),
              "classes": list(images.classes)}  # fmt: skip
-    with run_folder(folder, "tokenizer", about, device) as finish:
+    with run_folder(folder, Tokenizer, about, device) as finish:
         if finish:
             features = None
             if c.losses.perceptual:
@@ -87,7 +87,7 @@ def train_tokenizer(
                 about["configuration"], c.losses,
             )  # fmt: skip
             finish(model)
-    return load_model(folder, "tokenizer", device)
+    return load_model(folder, Tokenizer, device)
 
 
 def pixels_of(images: ImageSet | Source) -> tuple[Tensor | Source, tuple[int, int]]:
@@ -182,7 +182,7 @@ class ARRun:
         if step not in self.steps:
             raise ValueError(f"no snapshot at step {step} (there are {self.steps})")
         device = self.model.head.weight.device
-        return load_model(self.folder, "ar", device, f"snapshot-{step:08d}.safetensors")
+        return load_model(self.folder, ARModel, device, f"snapshot-{step:08d}.safetensors")
 
 
 def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
@@ -224,7 +224,7 @@ def train_ar(
         if distributed.rank() == 0:
             write_json(folder / f"point-{step:08d}.json", point)
 
-    with run_folder(folder, "ar", about, device) as finish:
+    with run_folder(folder, ARModel, about, device) as finish:
         if finish:
             with own_randomness(device):
                 torch.manual_seed(recipe.seed)
@@ -242,7 +242,7 @@ def train_ar(
 def read_ar(folder: Path, device: torch.device) -> ARRun:
     """What `train_ar` left in a folder."""
     curve = [read_json(path) for path in sorted(folder.glob("point-*.json"))]
-    return ARRun(load_model(folder, "ar", device), curve, folder)
+    return ARRun(load_model(folder, ARModel, device), curve, folder)
 
 
 def _sample(store: CodeStore) -> tuple[Tensor, Tensor]:
