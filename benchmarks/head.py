@@ -20,22 +20,25 @@ from training import VOCABULARY, operations
 
 from vcqlib import codebook_sizes
 from vcqlib.models.autoregressive import PRESETS, ARConfig, ARModel
-from vcqlib.study import experiments as ex
+from vcqlib.study.configuration import Configuration
+from vcqlib.study.experiment import Experiment
+from vcqlib.study.stages import evaluation_steps
 from vcqlib.training.autoregressive import train_ar
 from vcqlib.training.inference import position_bits
 from vcqlib.training.recipe import Recipe
 
 
-def curve(e: ex.Experiment, seed: int, restricted: bool, steps: int) -> list[dict]:
+def curve(e: Experiment, seed: int, restricted: bool, steps: int) -> list[dict]:
     """Train once; held-out bits per image at the evaluated steps."""
-    store, test = ex.codes(e), ex.codes(e, "test")
+    store, test = e.codes, e.test_codes
     rows, labels = torch.from_numpy(store.codes.astype("int64")), torch.from_numpy(store.labels)
     held_out = torch.from_numpy(test.codes[:2000].astype("int64"))
     held_out_labels = torch.from_numpy(test.labels[:2000])
     torch.manual_seed(seed)
     config = ARConfig(
-        e.sizes, e.k_max, int(labels.max()) + 1, restricted_head=restricted, **PRESETS[e.ar]
-    )
+        e.sizes, e.c.codes.k_max, int(labels.max()) + 1, restricted_head=restricted,
+        **PRESETS[e.c.ar.ar],
+    )  # fmt: skip
     model, points = ARModel(config), []
 
     def evaluate(model: ARModel, step: int) -> None:
@@ -49,14 +52,15 @@ def curve(e: ex.Experiment, seed: int, restricted: bool, steps: int) -> list[dic
     recipe = Recipe(
         steps, 64, lr=2e-3, betas=(0.9, 0.96), weight_decay=0.03, seed=seed
     )  # that of the profile
-    train_ar(model, rows, labels, recipe, None, ex.evaluation_steps(steps), evaluate)
+    train_ar(model, rows, labels, recipe, None, evaluation_steps(steps), evaluate)
     return points
 
 
 def main() -> None:
     options = arguments(__doc__)
     n, steps, seeds = (300, 8, 1) if options.small else (3000, 1000, 2)
-    e = ex.Experiment(n_images=n, tokenizer_steps=40 if options.small else 3000, ar_steps=steps)
+    e = Experiment(Configuration.of({"n_images": n, "ar_steps": steps,
+                                     "tokenizer_steps": 40 if options.small else 3000}))  # fmt: skip
     table = []
     for seed in range(seeds):
         for name, restricted in (("full", False), ("restricted", True)):
@@ -77,8 +81,8 @@ def main() -> None:
         for size in ("small", "B", "L", "XL")
     }
     settings = {
-        "dataset": "fashion-mnist", "images": n, "steps": steps, "batch": 64, "ar": e.ar,
-        "schedule": "loglinear", "positions": e.length, "k_max": e.k_max, "held_out": 2000,
+        "dataset": "fashion-mnist", "images": n, "steps": steps, "batch": 64, "ar": e.c.ar.ar,
+        "schedule": "loglinear", "positions": e.c.codes.length, "k_max": e.c.codes.k_max, "held_out": 2000,
         "operations saved in a step, %, T = 256, K = 16384": saved,
     }  # fmt: skip
     finish("head", options, settings, table, [])

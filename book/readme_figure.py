@@ -8,13 +8,14 @@ from pathlib import Path
 from vcqlib import conditional_entropy
 from vcqlib.chapters import figures
 from vcqlib.files import atomic_path
-from vcqlib.study import experiments as ex
+from vcqlib.study.configuration import Configuration
+from vcqlib.study.experiment import Experiment
 
-base = ex.Experiment()
+base = Experiment(Configuration.of({"n_images": 3000}))
 arms = {}
 for name, label in (("uniform", "uniform K = 256"), ("loglinear", "loglinear K = 2 … 256")):
     arm = base.arm(name)
-    arms[label] = arm.sizes, conditional_entropy(ex.codes(arm).codes).bits
+    arms[label] = arm.sizes, conditional_entropy(arm.codes.codes).bits
 figure = figures.cliff_and_cure(arms)
 with atomic_path(Path(__file__).parent / "_assets" / "cliff.png") as temporary:
     figure.savefig(temporary, metadata={"Software": None})

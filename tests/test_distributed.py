@@ -23,17 +23,21 @@ with processes("cpu"):
         if main(line.split()):
             sys.exit(1)
 """
-SMALL = "--steps 6 --batch 16 --device cpu --log-every 1 --validate-every 3 --sample-every 6"
+
+
+def small(kind):
+    words = "steps 6", "batch 16", "log-every 1", "validate-every 3", "sample-every 6"
+    return " ".join(["--device cpu", *(f"--{kind}-{word}" for word in words)])
+
+
 TOKENIZER = (
-    f"train tokenizer --dataset synthetic:8x1 --n-images 64 --model mlp-tiny --length 4 --k-max 8 "
-    f"--held-out 20 {SMALL}"
+    "train tokenizer --dataset synthetic:8x1 --n-images 64 --tokenizer mlp-tiny --length 4 "
+    f"--k-max 8 --held-out 20 {small('tokenizer')}"
 )
-CRITIC = (
-    f"{TOKENIZER} --no-balance --losses.adversarial 0.1 --losses.adaptive --losses.critic-width 4"
-)
+CRITIC = f"{TOKENIZER} --no-balance --adversarial 0.1 --adaptive --critic-width 4"
 AR = (
-    "train ar --codes codes --held-out codes --tokenizer one --model nano --dropout 0 "
-    f"--label-dropout 0 --ema 0.5 --checkpoint-minutes 0 {SMALL}"
+    "train ar --codes-folder codes --held-out-folder codes --tokenizer-folder one --ar nano "
+    f"--dropout 0 --label-dropout 0 --ar-ema 0.5 --ar-checkpoint-minutes 0 {small('ar')}"
 )
 
 
@@ -55,16 +59,16 @@ def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for line in (f"{TOKENIZER} --no-balance --out one", f"{TOKENIZER} --out balanced",
                  f"{CRITIC} --out critic", f"{TOKENIZER} --revive 100 --out revived",
-                 "encode --tokenizer one --out codes --device cpu",
+                 "encode --tokenizer-folder one --out codes --device cpu",
                  f"{AR} --out ar"):  # fmt: skip
         assert main(line.split()) == 0
     (tmp_path / "resumed").mkdir()
     halfway = "step-00000005.safetensors"
     shutil.copy(tmp_path / "ar" / halfway, tmp_path / "resumed" / halfway)
     lines = (f"{TOKENIZER} --no-balance --out one2", f"{TOKENIZER} --out balanced2",
-             f"{CRITIC} --shard --out critic2", f"{TOKENIZER} --revive 100 --out revived2",
-             f"{AR} --out ddp", f"{AR} --accumulate 2 --out parts", f"{AR} --shard --out sharded",
-             f"{AR} --shard --out resumed", f"{AR} --batch 15 --out odd")  # fmt: skip
+             f"{CRITIC} --tokenizer-shard --out critic2", f"{TOKENIZER} --revive 100 --out revived2",
+             f"{AR} --out ddp", f"{AR} --ar-accumulate 2 --out parts", f"{AR} --ar-shard --out sharded",
+             f"{AR} --ar-shard --out resumed", f"{AR} --ar-batch 15 --out odd")  # fmt: skip
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "lines").write_text("\n".join(lines))
     root = str(Path(vcqlib.__file__).parents[1])

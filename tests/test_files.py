@@ -103,6 +103,15 @@ def test_tensors_come_back_and_every_flipped_bit_is_found(tmp_path):
                 pytest.fail(f"byte {place} was not noticed")
 
 
+def test_equal_tensors_are_equal_bytes(tmp_path):
+    """safetensors alone writes its header in a new order each time."""
+    info = {f"Größe {i}": 'a "b"\n\x1f/' for i in range(20)}
+    for name in ("a", "b"):
+        save_tensors(tmp_path / name, TENSORS, info)
+        assert load_tensors(tmp_path / name)[1] == info
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_tensors_of_other_formats_are_refused_or_left_to_the_caller(tmp_path):
     from safetensors.torch import save_file
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcqlib import __version__
-from vcqlib.cli.app import app, main
+from vcqlib.cli.app import COMMANDS, main
 from vcqlib.theory import cliff as theory
 from vcqlib.theory.schedules import CONTROLS, GROWING, codebook_sizes
 
@@ -114,7 +114,7 @@ def test_a_schedule_is_printed_as_sizes_takes_it(name, capsys):
         ("clif -n 5", "unknown command 'clif': did you mean 'cliff'?"),
         ("entropy codes.npy --epsilno 1", "Perhaps you meant: --epsilon FLOAT (see vcq"),
         ("train", "Expected one of {tokenizer, ar}"),
-        ("train tokenizer --steps x", "--steps: invalid literal"),
+        ("train tokenizer --tokenizer-steps x", "--tokenizer-steps: invalid literal"),
         ("train ar --device tpu", "invalid choice 'tpu'"),
         ("completion tcsh", "Expected one of ('bash', 'zsh', 'fish')"),
         ("", "Expected one of {cliff, schedule,"),
@@ -182,5 +182,5 @@ def test_bash_completes_commands_and_options(tmp_path, capsys):
         ).stdout.split()
 
     assert complete("vcq", "sch") == ["schedule"]
-    assert set(complete("vcq", "")) >= app._subcommands.keys()
+    assert set(complete("vcq", "")) >= COMMANDS.keys()
     assert "--schedule" in complete("vcq", "cliff", "--s")

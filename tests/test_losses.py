@@ -136,7 +136,7 @@ def test_a_backbone_reads_a_weights_file_and_nothing_else(tmp_path):
 def test_bad_losses_are_named():
     with pytest.raises(ValueError, match="needs a feature network"):
         ImageLosses(Losses(perceptual=1.0), 3, 32)
-    with pytest.raises(ValueError, match="adversarial must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="adversarial must be at least 0, got -1"):
         Losses(adversarial=-1)
-    with pytest.raises(ValueError, match="pixels must be 'l1' or 'l2', got 'l3'"):
+    with pytest.raises(ValueError, match="pixels must be 'l2' or 'l1', got 'l3'"):
         Losses(pixels="l3")

@@ -19,8 +19,9 @@ import torch
 from vcqlib.data.code_store import open_codes, write_codes
 from vcqlib.files import load_tensors, read_record, save_tensors, write_json, write_record
 from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
-from vcqlib.study import cache, records, study
-from vcqlib.study.configuration import Experiment
+from vcqlib.study import cache, plan, records
+from vcqlib.study.configuration import Configuration
+from vcqlib.study.experiment import Experiment
 from vcqlib.training.recipe import Recipe
 from vcqlib.training.tokenizer import train_tokenizer
 
@@ -41,7 +42,7 @@ def make(folder: Path) -> None:
     train(folder / "run", steps=2)
     study_record(folder)
     os.environ["VCQ_CACHE"] = str(folder / "cache")
-    stage = cache.stage("first", {"release": 1}, (), lambda to: write_json(to / "x.json", [1, 2]))
+    stage = cache.stage("first", {"release": 1}, lambda to: write_json(to / "x.json", [1, 2]))
     for lock in stage.parent.glob("*.lock"):
         lock.unlink()
     write_record(folder / "expected.json", read(folder))
@@ -77,13 +78,14 @@ def train(folder: Path, steps: int) -> Tokenizer:
 
 def study_record(folder: Path) -> None:
     """The record of a study of one tiny arm, with its sheet of samples: STUDY/RUN.json and .png."""
-    tiny = Experiment(
-        dataset="digits", n_images=100, length=4, k_max=16, tokenizer="mlp-tiny",
-        tokenizer_steps=2, ar="nano", ar_steps=2, n_samples=50, device="cpu",
-    )  # fmt: skip
+    tiny = Configuration.of({
+        "dataset": "digits", "n_images": 100, "length": 4, "k_max": 16, "tokenizer": "mlp-tiny",
+        "tokenizer_steps": 2, "ar": "nano", "ar_steps": 2, "n_samples": 50, "device": "cpu",
+    })  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["VCQ_CACHE"] = scratch
-        list(study.compute([study.Run(STUDY, "main", "loglinear", tiny)], folder))
+        run = plan.StudyRun(STUDY, "main", "loglinear", Experiment(tiny))
+        list(plan.compute([run], folder))
 
 
 def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
@@ -106,7 +108,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
 
     def stage() -> object:
         os.environ["VCQ_CACHE"] = str(folder / "cache")
-        place = cache.stage("first", {"release": 1}, (), _must_not)
+        place = cache.stage("first", {"release": 1}, _must_not)
         return (place / "x.json").read_text()
 
     def record_of_a_study() -> object:

@@ -23,10 +23,9 @@ from vcqlib.data.code_store import open_codes, write_codes
 from vcqlib.data.vendored import data_root, read_vendored
 from vcqlib.files import load_tensors, read_record
 from vcqlib.models.tokenizer import Tokenizer
-from vcqlib.study import experiments as ex
 from vcqlib.study import records
-from vcqlib.study.run_folder import WEIGHTS, load_tokenizer, run_folder
-from vcqlib.training.recipe import Recipe
+from vcqlib.study.experiment import Experiment
+from vcqlib.study.folder import WEIGHTS, load_model, run_folder
 
 EDGE = 12  # bytes at the start, after a header's length, and at the end that are always tried
 VENDORED = ("fashion-mnist/t10k-labels-idx1-ubyte.gz", "gpt2/vocab.bpe.gz",
@@ -98,14 +97,16 @@ def _codes(flip: Callable[..., None], folder: Path) -> None:
 def _stages(flip: Callable[..., None], folder: Path) -> None:
     jobs.must(jobs.stages_of, folder / "cache", "metrics")
     os.environ["VCQ_CACHE"] = str(folder / "cache")
-    for stage, read in (("tokenizer", ex.tokenizer), ("codes", ex.codes), ("ar", ex.ar),
-                        ("metrics", ex.metrics)):  # fmt: skip
+    for stage, read in jobs.READ.items():
         for done in (folder / "cache").glob(f"{stage}-*/done.json"):
-            if stage == "codes" and json.loads(done.read_text())["inputs"]["split"] != "train":
+            record = json.loads(done.read_text())
+            if record["inputs"].get("split", "train") != "train":
                 continue
-            names = json.loads(done.read_text())["files"]
-            for path in [done, *(done.parent / name for name in names)]:
-                flip(f"finished stage ({stage})", path, lambda read=read: read(jobs.TINY))
+            if "step" in record["inputs"]:
+                read = lambda e, step=record["inputs"]["step"]: e.samples(step)  # noqa: E731
+            for path in [done, *(done.parent / name for name in record["files"])]:
+                flip(f"finished stage ({stage})", path,
+                     lambda read=read: read(Experiment(jobs.TINY)))  # fmt: skip
 
 
 def _records(flip: Callable[..., None], folder: Path) -> None:
@@ -122,14 +123,15 @@ def _records(flip: Callable[..., None], folder: Path) -> None:
 
 def _run_folder(flip: Callable[..., None], folder: Path) -> None:
     """What `vcq train` leaves."""
-    about, cpu = {"tokenizer": CONFIG.to_dict()}, torch.device("cpu")
+    about, cpu = {"model": CONFIG.to_dict()}, torch.device("cpu")
     with (
         contextlib.redirect_stdout(io.StringIO()),
-        run_folder(folder / "run", "tokenizer", about, Recipe(1, 1, lr=1e-3), cpu) as finish,
+        run_folder(folder / "run", "tokenizer", about, cpu) as finish,
     ):
         finish(Tokenizer(CONFIG))
     for name in ("config.json", WEIGHTS):
-        flip("run folder", folder / "run" / name, lambda: load_tokenizer(folder / "run", cpu))
+        flip("run folder", folder / "run" / name,
+             lambda: load_model(folder / "run", "tokenizer", cpu))  # fmt: skip
 
 
 def _notebooks(flip: Callable[..., None], folder: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import math
+import operator
 import signal
 import types
 from collections import Counter
@@ -23,13 +24,14 @@ from runner.chapters import Book
 from torture.jobs import ROOT
 from torture.tally import OURS, Tally, unclear
 from vcqlib import VariableCodebookQuantizer, cliff_position, conditional_entropy
-from vcqlib.chapters.parameters import RULES
+from vcqlib.chapters.parameters import known
 from vcqlib.cli import app as cli
 
 HANG = 60  # seconds
-CHECKS = ("of_parameters", "parameters.check")
+CHECKS = ("parameters.experiment", "parameters.check")
 WORDS = ("uniform", "loglinear", "doubling", "matched", "reversed", "digits", "mlp", "nano", "cpu",
          "synthetic:8x1", "folder:/", "folder:", "kjv", "", "a\nb", "é" * 300)  # fmt: skip
+LIMITS = {name: getattr(operator, name) for name in ("ge", "gt", "le", "lt")}
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 40), st.integers(), st.floats(),
     st.sampled_from(WORDS), st.text(max_size=8), st.just(10**400), st.just(-(2**63)),
@@ -134,8 +136,7 @@ def _parameter_check(head: types.CodeType, declared: dict[str, Any]) -> Callable
             problem = unclear(str(error))
             named = [*changes, "K_", "schedule", *map(repr, changes.values())]
             return problem or ("" if any(n in str(error) for n in named) else f"unnamed: {error}")
-        wrong = [name for name, value in values.items() if not RULES[name].accepts(value)
-                 ] if values.keys() <= RULES.keys() else []  # fmt: skip
+        wrong = [name for name, value in values.items() if not _within(name, value)]
         if wrong:
             return f"{wrong[0]} = {values[wrong[0]]!r} was taken"
         sizes = getattr(space.get("base"), "sizes", None)
@@ -150,6 +151,16 @@ def _parameter_check(head: types.CodeType, declared: dict[str, Any]) -> Callable
         return "" if right else f"cliff {t} of {n} images"
 
     return check
+
+
+def _within(name: str, value: Any) -> bool:
+    """Whether a number lies within the limits that stand beside the parameter."""
+    limits = [m for m in known()[name].info.metadata if type(m).__name__.lower() in LIMITS]
+    if limits and value is not None and type(value) not in (int, float):
+        return False
+    names = [type(m).__name__.lower() for m in limits]
+    pairs = zip(names, limits, strict=True)
+    return value is None or all(LIMITS[n](value, getattr(m, n)) for n, m in pairs)
 
 
 # -------------------------------------------------------------------- entropy engine

@@ -12,14 +12,24 @@ from pathlib import Path
 
 from torture.tally import OURS, unclear
 from vcqlib.files import read_record, sha256_file
-from vcqlib.study import experiments as ex
+from vcqlib.study import measures
+from vcqlib.study.configuration import Configuration
+from vcqlib.study.experiment import Experiment, prepare
 from vcqlib.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ex.Experiment(
-    dataset="digits", n_images=300, length=4, k_max=16, tokenizer="mlp-tiny", tokenizer_steps=120,
-    tokenizer_batch=32, ar="nano", ar_steps=120, ar_batch=32, n_samples=100, device="cpu",
-)  # fmt: skip
+TINY = Configuration.of({
+    "dataset": "digits", "n_images": 300, "length": 4, "k_max": 16, "tokenizer": "mlp-tiny",
+    "tokenizer_steps": 120, "tokenizer_batch": 32, "ar": "nano", "ar_steps": 120, "ar_batch": 32,
+    "n_samples": 100, "device": "cpu",
+})  # fmt: skip
+READ: dict[str, Callable[[Experiment], object]] = {
+    "tokenizer": lambda e: e.tokenizer,
+    "codes": lambda e: e.codes,
+    "ar": lambda e: e.ar,
+    "samples": lambda e: e.samples(),
+    "metrics": measures.metrics,
+}
 CHAPTER = ("smoke", "-p", "tokenizer", "mlp-tiny", "-p", "n_images", "300")
 FORK = multiprocessing.get_context("fork")
 
@@ -28,12 +38,12 @@ def _often(recipe: Recipe) -> None:
     object.__setattr__(recipe, "checkpoint_minutes", 1e-5)
 
 
-def stages(cache: Path, until: str, arms: list[ex.Experiment]) -> None:
+def stages(cache: Path, until: str, arms: list[Configuration]) -> None:
     """Compute a stage of every arm below `cache`, with a checkpoint after nearly every step."""
     os.environ["VCQ_CACHE"] = str(cache)
     Recipe.__post_init__ = _often
     warnings.filterwarnings("error", message=".*(readable|damaged)")  # a file was half-written
-    ex.prepare(arms, until=until)
+    prepare(map(Experiment, arms), READ[until])
 
 
 def stages_of(cache: Path, until: str) -> None:
@@ -50,8 +60,8 @@ def warm_up() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.ones(2)
     torch.optim.AdamW([parameter], fused=True).step()
-    for split in ("train", "test"):
-        ex.images(TINY, split)
+    tiny = Experiment(TINY)
+    assert len(tiny.images) and len(tiny.validation) and len(tiny.test)
 
 
 def start(work: Callable[..., None], *arguments: object) -> multiprocessing.Process:
@@ -67,10 +77,12 @@ def start(work: Callable[..., None], *arguments: object) -> multiprocessing.Proc
 
 
 def finished_stages(cache: Path) -> dict[str, str]:
-    """File -> SHA-256 of all finished stages, held against the files themselves."""
+    """File -> SHA-256 of all finished stages' results, held against the files themselves."""
     found = {}
     for done in sorted(cache.glob("*/done.json")):
-        for name, digest in read_record(done)["files"].items():
+        files = read_record(done)["files"]
+        for name in files.keys() - {"run.json"}:  # which holds this run's time
+            digest = files[name]
             path = done.parent / name
             if sha256_file(path) != digest:
                 raise ValueError(f"{path} is damaged")
@@ -156,6 +168,6 @@ def warned_stages_of(cache: Path, until: str) -> None:
     said: list[str] = []
     warnings.showwarning = lambda message, *_: said.append(str(message))
     os.environ["VCQ_CACHE"] = str(cache)
-    ex.prepare([TINY], until=until)
+    prepare([Experiment(TINY)], READ[until])
     if not any("step-" in line and "damaged" in line for line in said):
         raise RuntimeError(f"no warning names the damaged checkpoint: {said}")

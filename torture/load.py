@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -20,8 +19,8 @@ from torture.large import LENGTH
 from torture.tally import Tally
 from vcqlib.files import read_record
 from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
-from vcqlib.study import experiments as ex
 from vcqlib.study import records
+from vcqlib.study.experiment import Experiment
 from vcqlib.training.recipe import Recipe
 from vcqlib.training.tokenizer import train_tokenizer
 
@@ -65,7 +64,7 @@ def _codes(tally: Tally, folder: Path, n: int, seed: int) -> str:
 
 def _study(tally: Tally, folder: Path, configurations: int) -> str:
     """`vcq study --jobs 2`: a record of each, and what it trained equal to training alone."""
-    tiny = replace(jobs.TINY, tokenizer_steps=2, ar_steps=2, n_images=100)
+    tiny = jobs.TINY.changed(tokenizer_steps=2, ar_steps=2, n_images=100)
     base = {name: value for name, value in tiny.to_dict().items() if name != "seed"}
     seeds = list(range(configurations))
     content = {"base": base, "arms": {"loglinear": {}},
@@ -84,7 +83,7 @@ def _study(tally: Tally, folder: Path, configurations: int) -> str:
     recorded = sum(not record["stale"] for record in records.load("many", folder))
     if recorded != configurations:
         return f"{recorded} of {configurations} are recorded"
-    jobs.must(jobs.stages, folder / "alone", "metrics", [replace(tiny, seed=i) for i in range(3)])
+    jobs.must(jobs.stages, folder / "alone", "metrics", [tiny.changed(seed=i) for i in range(3)])
     alone, together = (jobs.finished_stages(folder / name) for name in ("alone", "study"))
     return jobs.differences(alone, {name: together[name] for name in alone if name in together})
 
@@ -105,9 +104,9 @@ def _training(tally: Tally, minutes: float) -> str:
 
 def _train_on(minutes: float, reports: object) -> None:
     """Rounds of training with checkpoints; the memory after each goes to `reports`."""
-    images = ex.images(jobs.TINY).images
+    images = Experiment(jobs.TINY).images.images
     config = TokenizerConfig(
-        codebook_sizes=jobs.TINY.sizes, num_codes=16, image_size=8, channels=1, code_dim=8,
+        codebook_sizes=jobs.TINY.codes.sizes, num_codes=16, image_size=8, channels=1, code_dim=8,
         balance=True, **PRESETS["mlp-tiny"],
     )  # fmt: skip
     end = time.monotonic() + 60 * minutes

@@ -155,6 +155,17 @@ def save_tensors(
     header[SEAL] = _tensor_digest(whole, header)
     with atomic_path(path) as temporary:
         save_file(whole, temporary, metadata=header)
+        _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Bring the header, which safetensors writes in any order, into one: equal files are equal."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        file.seek(8)
+        file.write(text.encode().ljust(size))
 
 
 def load_tensors(
@@ -210,10 +221,7 @@ def load_foreign(path: str | Path) -> dict[str, Tensor]:
 
 
 def tensors_digest(path: str | Path) -> str:
-    """The SHA-256 in the header of a file that `save_tensors` wrote: equal for equal tensors.
-
-    That of the file's bytes is not, since safetensors writes its header in any order.
-    """
+    """The SHA-256 in the header of a file that `save_tensors` wrote: equal for equal tensors."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -11,7 +11,7 @@ from runner import profiles, yourself
 from runner.chapters import Book
 from throwaway import ROOT
 from vcqlib import cliff_position, codebook_sizes, cumulative_capacity
-from vcqlib.chapters.parameters import check_ranges
+from vcqlib.chapters.parameters import check
 
 BOOK = Book(ROOT / "book")
 PAGE = (BOOK.folder / "change_one_thing.md").read_text("utf-8")
@@ -36,7 +36,9 @@ def test_chapter_and_parameter_exist_and_both_lines_agree(block: tuple[str, str]
     declared = chapter.declared()
     assert set(values) <= set(declared)
     assert all(value != declared[name] for name, value in values.items())  # a change it is
-    check_ranges({**declared, **values})
+    if "codes" in values:  # the reader's own: any file will do
+        values["codes"] = __file__
+    check({**declared, **values})
 
 
 def test_there_are_ten() -> None:

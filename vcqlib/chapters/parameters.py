@@ -78,17 +78,19 @@ def known() -> Mapping[str, Setting]:
     return {**flat(Configuration), **flat(Own)}
 
 
-def check(values: Mapping[str, Any]) -> None:
+def check(values: dict[str, Any]) -> None:
     """Refuse the first parameter among a notebook's globals that is impossible or unknown.
 
-    What is no plain value (modules, functions, classes) or is not in lower case is no parameter.
+    What is called so in the first call is looked at, in later ones too: whatever the notebook has
+    in lower case by then, but for modules, functions and the like under names that are unknown.
     Ranges first, then combinations, then files of the user's own, which have to exist.
 
     Raises:
         ValueError: one line with the name, what is allowed, and the value.
         FileNotFoundError: a folder or file that a parameter names does not exist.
     """
-    given = {name: value for name, value in values.items() if _is_parameter(name, value)}
+    names = values.setdefault("__parameters__", [n for n, v in values.items() if _is_one(n, v)])
+    given = {name: values[name] for name in names}
     for name, value in given.items():
         if name not in known():
             raise unknown_name("parameter", name, known())
@@ -96,14 +98,15 @@ def check(values: Mapping[str, Any]) -> None:
         check_one(Annotated[entry.type, entry.info], value, name)
     from ..study.configuration import Configuration
 
-    Configuration.of(given)
+    numbers_alone = {} if "dataset" in given else {"dataset": "synthetic:1x1"}  # without an end
+    Configuration.of(numbers_alone | given)
     for name, value in given.items():
         for path in _paths(name, value):
             if not _exists(path):
                 raise FileNotFoundError(f"{name} = {shown(value)}: there is no such file or folder")
 
 
-def experiment(values: Mapping[str, Any], **changes: Any) -> Experiment:
+def experiment(values: dict[str, Any], **changes: Any) -> Experiment:
     """The experiment that a notebook's globals describe, all of whose parameters are checked."""
     from ..study.configuration import Configuration
     from ..study.experiment import Experiment
@@ -112,9 +115,9 @@ def experiment(values: Mapping[str, Any], **changes: Any) -> Experiment:
     return Experiment(Configuration.of({**values, **changes}))
 
 
-def _is_parameter(name: str, value: Any) -> bool:
-    plain = value is None or isinstance(value, bool | int | float | str | list | tuple)
-    return plain and name == name.lower() and not name.startswith("_")
+def _is_one(name: str, value: Any) -> bool:
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    return name == name.lower() and not name.startswith("_") and (plain or name in known())
 
 
 def _paths(name: str, value: Any) -> list[str]:

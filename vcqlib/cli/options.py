@@ -50,14 +50,14 @@ def expand(argv: Sequence[str], commands: dict[str, Callable]) -> list[str]:
     path = _value(argv, "--config")
     if name is None or path is None:
         return argv
-    known = {command: _defaults(call) for command, call in commands.items()}
+    known = {command: defaults(call) for command, call in commands.items()}
     everywhere = {option for defaults in known.values() for option in defaults}
     values = _values(Path(path), everywhere)
     own, words = known[name], len(name.split())
     return [*argv[:words], *_flags(values, own), *argv[words:]]
 
 
-def _defaults(command: Callable) -> dict[str, Any]:
+def defaults(command: Callable) -> dict[str, Any]:
     """A command's options with their defaults, its settings among them."""
     found = {}
     for parameter in signature(command).parameters.values():

@@ -100,6 +100,7 @@ def evaluate(
 
     if not samples:
         raise ValueError("give the .npz files to evaluate")
+    drawn = [read_samples(path).images for path in samples]
     beside = samples[0].with_suffix(".json")
     if dataset is None and reference is None:
         if not beside.is_file():
@@ -116,7 +117,6 @@ def evaluate(
             mine = share(len(images))
             return joined(extract(images[mine.start : mine.stop]))
 
-        drawn = [read_samples(path).images for path in samples]
         shape, made = drawn[0].shape[1:], np.concatenate([features(x) for x in drawn])
         real = None
         if dataset is not None:
