@@ -43,6 +43,7 @@ from .configuration import Experiment
 DATA_SOURCES = ("data.image_sets", "data.image_folder", "data.synthetic")
 TOKENIZER_SOURCES = (
     *DATA_SOURCES,
+    "models.guards",
     "models.codebook",
     "models.search",
     "models.quantizer",
@@ -50,7 +51,7 @@ TOKENIZER_SOURCES = (
     "models.tokenizer",
     *SOURCES,
 )
-AR_SOURCES = (*TOKENIZER_SOURCES, "data.code_store", "models.autoregressive")
+AR_SOURCES = (*TOKENIZER_SOURCES, "data.code_store", "models.sampler", "models.autoregressive")
 METRIC_SOURCES = (
     *AR_SOURCES,
     "study.ar_run",
@@ -158,7 +159,7 @@ def _save(folder: Path, model: torch.nn.Module, config: dict) -> None:
     with atomic_path(folder / "weights.safetensors") as temporary:
         save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, temporary)
     write_json(folder / "config.json", config)
-    for old in folder.glob("step-*.safetensors"):
+    for old in folder.glob("step-*"):
         old.unlink()
 
 

@@ -49,7 +49,7 @@ def run_folder(
     config["habits"] = {k: v for k, v in asdict(recipe).items() if k not in config["recipe"]}
     first, start = distributed.rank() == 0, time.time()
     if held := (folder / "config.json").is_file():
-        before = read_record(folder / "config.json", unsealed=True)
+        before = read_record(folder / "config.json")
         before |= {"habits": config["habits"]}
         if wrong := differences(before, json.loads(json.dumps(config))):
             raise ValueError(
@@ -96,7 +96,7 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
-    config = read_record(folder / "config.json", unsealed=True)
+    config = read_record(folder / "config.json")
     if config.get("kind") != kind:
         raise ValueError(f"{folder} holds {config.get('kind')!r}, expected {kind!r}")
     if not (folder / WEIGHTS).is_file():

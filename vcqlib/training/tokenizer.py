@@ -52,6 +52,7 @@ def train_tokenizer(
     if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
         raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
     losses = ImageLosses(r.losses, c.channels, c.image_size, features).to(device)
+    distributed.equal(losses)  # the critic is not wrapped
     about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin}
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
     with Run("tokenizer", model, model, r, folder, about, losses.critic) as run:
