@@ -31,7 +31,8 @@ class MovingAverage:
         self._put(self.weights)
 
     def _put(self, weights: dict[str, Tensor]) -> None:
-        torch._foreach_copy_(list(self._live.values()), list(weights.values()))
+        for name, live in self._live.items():
+            live.copy_(weights[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Source, stream
-from ..data.code_store import take
 from ..data.image_sets import to_float
 from ..data.order import Part
 from ..models.autoregressive import ARModel
@@ -30,12 +29,10 @@ def _at_once(entries: int, each: int, at_most: int) -> int:
 
 def check_rows(model: ARModel, codes: Codes, labels: Tensor) -> None:
     """Refuse codes or labels int64 that are out of range, or not integers, a part at a time."""
-    integers(codes[:0], "codes", labels.device)  # `take` would cut floats
     if labels.shape != (len(codes),):
         raise ValueError(f"labels must be [{len(codes)}], got {tuple(labels.shape)}")
-    for rows in torch.arange(len(codes)).split(ROWS):
-        few = take(codes, rows, labels.device), labels[rows.to(labels.device)]
-        model.check(*few, first=int(rows[0]) if len(rows) else 0)
+    for first in range(0, max(1, len(codes)), ROWS):
+        model.check(codes[first : first + ROWS], labels[first : first + ROWS], first)
 
 
 @torch.no_grad()
