@@ -134,7 +134,7 @@ def test_refusals(monkeypatch, classifier) -> None:
         classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match="must be uint8"):
         classifier(torch.zeros(2, 1, 28, 28))
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="not empty"):
         classifier(torch.zeros(0, 1, 28, 28, dtype=torch.uint8))
 
 

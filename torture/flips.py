@@ -113,7 +113,7 @@ def _records(flip: Callable[..., None], folder: Path) -> None:
     for path in sorted((data_root() / "results").rglob("*.json"))[:8]:
         copy = folder / path.name
         shutil.copy(path, copy)
-        flip("record of data/results", copy, lambda copy=copy: read_record(copy, unsealed=True))
+        flip("record of data/results", copy, lambda copy=copy: read_record(copy))
     record = data_root() / "results" / "smoke" / "main-uniform-s0.json"
     for path in (record, record.with_suffix(".png")):
         shutil.copy(path, folder)

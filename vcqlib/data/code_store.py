@@ -174,8 +174,7 @@ def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
 def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarray:
     """The codes on the GPU if they take at most a quarter of its free memory, else as mapped.
 
-    On the GPU they keep their 2 or 4 bytes a code (as signed integers of that size, since few
-    kernels know the unsigned ones); `take` turns a batch into int64.
+    On the GPU they keep their 2 or 4 bytes a code; `take` turns a batch into int64.
     """
     import torch
 
@@ -183,21 +182,21 @@ def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarra
         return store.codes
     if store.codes.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return store.codes
-    signed = store.codes.view(np.int16 if store.codes.itemsize == 2 else np.int32)
-    return torch.from_numpy(np.ascontiguousarray(signed)).to(device)
+    return torch.from_numpy(np.ascontiguousarray(store.codes)).to(device)
 
 
 def take(
     codes: torch.Tensor | np.ndarray, rows: torch.Tensor, device: torch.device
 ) -> torch.Tensor:
-    """Codes of the rows int64 [b], as int64 [b, T] on the device."""
+    """Codes of the rows int64 [b], integers of any width, as int64 [b, T] on the device."""
     import torch
 
     if isinstance(codes, np.ndarray):
         batch = torch.from_numpy(codes[rows.cpu().numpy()].astype(np.int64))
         return batch.to(device, non_blocking=True)
-    batch = codes[rows.to(codes.device)]
-    if batch.dtype == torch.int64:
-        return batch
-    mask = (1 << 8 * batch.element_size()) - 1  # stored as signed: undo the sign
-    return (batch.to(torch.int64) & mask).to(device)
+    rows = rows.to(codes.device)
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype)
+    if signed is None:
+        return codes[rows].to(device, torch.int64)
+    batch = codes.view(signed)[rows].to(device, torch.int64)  # few kernels know unsigned integers
+    return batch & (1 << 8 * codes.element_size()) - 1  # the sign undone

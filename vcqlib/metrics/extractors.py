@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..checks import unknown_name
 from ..data.vendored import read_vendored
 from ..files import load_foreign
+from . import checks
 
 BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit
 
@@ -96,14 +97,7 @@ def default_extractor(dataset: str) -> str:
 
 
 def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: str) -> np.ndarray:
-    images = torch.as_tensor(images)
-    if images.ndim != 4 or images.dtype != torch.uint8:
-        raise ValueError(
-            f"images must be uint8 [N, C, H, W], got {images.dtype} {tuple(images.shape)}; "
-            "convert with vcqlib.datasets.to_uint8"
-        )
-    if len(images) == 0:
-        raise ValueError("no images: an extractor needs at least one")
+    images = torch.as_tensor(checks.images(images, "images"))
     with torch.inference_mode():
         parts = [function(batch.to(device)).float().cpu() for batch in images.split(BATCH)]
     return torch.cat(parts).numpy()  # [N, dim]

@@ -56,6 +56,7 @@ def train_tokenizer(
     if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
         raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
     criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
+    distributed.equal(criterion)  # the critic is not wrapped
     about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin,
              "losses": fold(losses)}  # fmt: skip
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
