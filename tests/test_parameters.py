@@ -71,7 +71,7 @@ def test_every_chapter_checks_before_it_does_anything(name: str) -> None:
         ({"schedule": "x", "length": 2, "k_max": 4}, "unknown schedule 'x'"),
         ({"schedule": [2, 9], "length": 2, "k_max": 4}, "K_2 = 9 is outside 2..4"),
         ({"schedule": "linear", "length": 2, "k_max": 4, "k_min": 5}, "k_min=5, k_max=4"),
-        ({"tokenizer": "mpl"}, "unknown tokenizer 'mpl'; did you mean 'mlp'"),
+        ({"tokenizer": "mpl"}, "unknown tokenizer 'mpl': did you mean 'mlp'"),
         ({"ar": None}, "unknown ar None"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"tokenizer_images": 5, "n_images": 6}, "tokenizer_images 5 must be at least n_images 6"),

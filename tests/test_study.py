@@ -61,8 +61,8 @@ def test_study_files_of_the_book_are_valid():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grups": []}, "unknown key 'grups'; did you mean 'groups'"),
-        ({"groups": [{"name": "a", "arms": ["uniforn"]}]}, "unknown arm 'uniforn'; did you mean"),
+        ({"grups": []}, "unknown key 'grups': did you mean 'groups'"),
+        ({"groups": [{"name": "a", "arms": ["uniforn"]}]}, "unknown arm 'uniforn': did you mean"),
         ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_image": 3}}]}, "'n_image'"),
         ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_images": 1}}]}, "n_images"),
         ({"groups": [{"name": "a", "arms": ["uniform", "uniform"]}]}, "two runs are called"),

@@ -59,7 +59,7 @@ def entropy(
         known = _codebook_sizes(sizes or tokens.sizes, observed)
         result = conditional_entropy(codes, classes)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
     report = _report(result, known, epsilon, assumed=not (sizes or tokens.sizes))
     try:
         if json is not None:

@@ -107,7 +107,7 @@ def sharded_conditional_entropy(
 
     names = [f"p{t}" for t in range(length)]
     empty = pd.DataFrame(np.empty((0, length), dtype), columns=names)
-    frame = dd.from_map(_frame, files, dtype=dtype, names=names, columns=columns, meta=empty)
+    frame = dd.from_map(_frame, files, dtype=dtype, names=names, only=columns, meta=empty)
     shuffled = frame.shuffle(on=names[:depth], npartitions=partitions)
     counted = dask.compute(*(dask.delayed(_refine)(p, depth) for p in shuffled.to_delayed()))
     deep = [_merge_levels(levels) for levels in _columns(counted)]
@@ -190,10 +190,10 @@ def _merge_tables(tables: Sequence[_Shard], depth: int) -> list[Level | None]:
     return levels
 
 
-def _frame(file: Path, dtype: str, names: list[str], columns: tuple[str, ...]) -> Any:
+def _frame(file: Path, dtype: str, names: list[str], only: tuple[str, ...]) -> Any:
     import pandas as pd
 
-    codes = np.asarray(read_matrix(file, columns).codes)
+    codes = np.asarray(read_matrix(file, only).codes)
     return pd.DataFrame(codes.astype(dtype), columns=names)
 
 
