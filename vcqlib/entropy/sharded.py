@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..data.token_files import one_series, token_files
 from .estimates import (
     ConditionalEntropy,
     Level,
@@ -118,12 +119,12 @@ def _files(shards: str | Path | Sequence[str | Path]) -> list[Path]:
     if not isinstance(shards, (str, Path)):
         files = [Path(shard) for shard in shards]
     elif os.path.isdir(shards):
-        found = (p for p in Path(shards).iterdir() if p.name[0] not in "._")
-        files = sorted(p for p in found if p.suffix.lower() in (".npy", ".parquet"))
+        files, _ = token_files(Path(shards))
+        one_series(files)
     else:
         files = sorted(map(Path, glob.glob(str(shards))))
     if not files:
-        raise FileNotFoundError(f"{shards}: no .npy or .parquet shards")
+        raise FileNotFoundError(f"{shards}: no such files")
     return files
 
 
