@@ -144,11 +144,22 @@ def _array(folder: Path, name: str, digest: str) -> Path:
     return folder / f"{name}-{digest[:16]}.npy"
 
 
+def _found(folder: Path, name: str, digest: str) -> Path:
+    """Where it lies in a store that may be of version 0.1, which wrote `codes.npy`."""
+    path, plain = _array(folder, name, digest), folder / f"{name}.npy"
+    return plain if plain.exists() and not path.exists() else path
+
+
 def _arrays(folder: Path) -> set[Path]:
-    """The arrays of this store and of writers that were killed; the plain names are of 0.1."""
-    plain = "|" if (folder / "codes.json").exists() else ""
-    ours = re.compile(rf"(codes|labels)(-[0-9a-f]{{16}}{plain})\.npy")
-    return {path for path in folder.glob("*.npy") if ours.fullmatch(path.name)}
+    """The arrays of the store that is there, and of writers that were killed."""
+    found = {
+        p for p in folder.glob("*.npy") if re.fullmatch(r"(codes|labels)-[0-9a-f]{16}", p.stem)
+    }
+    try:
+        files = read_record(folder / "codes.json")["files"].items()
+        return found | {_found(folder, name, digest) for name, digest in files}
+    except (OSError, ValueError, KeyError, AttributeError):  # no store, or a damaged one
+        return found
 
 
 def _take_space(path: Path) -> None:
@@ -196,9 +207,7 @@ def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
         raise ValueError(f"{path} is no sidecar of a code store")
     if not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests.values()):
         raise ValueError(f"{path}: its SHA-256s are none: {digests}")
-    paths = {name: _array(folder, name, digest) for name, digest in digests.items()}
-    if not paths["codes"].exists():  # version 0.1 wrote them under plain names
-        paths = {name: folder / f"{name}.npy" for name in digests}
+    paths = {name: _found(folder, name, digest) for name, digest in digests.items()}
     for name, digest in digests.items() if verify else ():
         if sha256_file(paths[name]) != digest:
             raise ValueError(f"{paths[name]} is damaged: its SHA-256 is not the recorded one")
