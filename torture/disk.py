@@ -98,7 +98,7 @@ def _files(disk: Path):
     record, codes, tensors = disk / "a.json", disk / "store", disk / "a.safetensors"
 
     def write_store(n: int) -> None:
-        write_codes(codes, np.zeros((n, 1), int), np.zeros(n), [4])
+        write_codes(codes, np.zeros((n, 1), int), np.zeros(n, int), [4])
 
     yield (
         "record",

@@ -179,7 +179,7 @@ def _arrays(place: Path, trap: Path) -> Iterator[tuple]:
 def _sidecars(place: Path) -> Iterator[tuple]:
     def forged(name: str, **changes: object) -> Path:
         store = place / name
-        write_codes(store, np.zeros((5, 2), int), np.zeros(5), [4, 4])
+        write_codes(store, np.zeros((5, 2), int), np.zeros(5, int), [4, 4])
         sidecar = store / "codes.json"
         sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | changes))
         return store
