@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from vcqlib.study.run_folder import weights_digest
 
 from vcqlib.cli import config_file as command_files
 from vcqlib.cli.app import CONFIGURED, main
 from vcqlib.data.code_store import open_codes
 from vcqlib.data.image_sets import load_images
 from vcqlib.files import load_tensors, read_json
-from vcqlib.study.run_folder import weights_digest
 from vcqlib.training import inference
 from vcqlib.training.recipe import Recipe
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from vcqlib.study.run_folder import WEIGHTS, load_tokenizer, run_folder
 
 from runner.profiles import Profile
 from runner.report import Run
@@ -25,7 +26,6 @@ from vcqlib.files import load_tensors, read_record
 from vcqlib.models.tokenizer import Tokenizer
 from vcqlib.study import experiments as ex
 from vcqlib.study import records
-from vcqlib.study.run_folder import WEIGHTS, load_tokenizer, run_folder
 from vcqlib.training.recipe import Recipe
 
 EDGE = 12  # bytes at the start, after a header's length, and at the end that are always tried

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data.batches import Source, stream
+from ..data.batches import ImageSource, Part, stream
 from ..data.image_sets import to_float
-from ..data.order import Part
 from ..models.autoregressive import ARModel
 from ..models.tokenizer import Tokenizer
 
@@ -24,7 +23,7 @@ def _at_once(entries: int, each: int, at_most: int) -> int:
 
 @torch.no_grad()
 def encode(
-    model: Tokenizer, images: Tensor | Source, batch: int = 1000, at_most: int | None = None
+    model: Tokenizer, images: Tensor | ImageSource, batch: int = 1000, at_most: int | None = None
 ) -> Iterator[Tensor]:
     """Yield codes int64 [b, T] of uint8 images [N, C, H, W] or of a source's, in order."""
     device = next(model.parameters()).device
