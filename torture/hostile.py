@@ -25,7 +25,7 @@ from vcqlib.data.image_sets import load_images
 from vcqlib.data.token_files import read_tokens
 from vcqlib.files import load_tensors, read_json, read_record
 from vcqlib.metrics.distances import load_moments
-from vcqlib.study.study import load_study
+from vcqlib.study.plan import load_study
 
 MEMORY = 3 << 30  # bytes that a reader may take
 TRAP = "sprung"  # what unpickling or a YAML tag would create

@@ -160,14 +160,14 @@ class FolderFiles:
         place = splits.get("train", root)
         found = _classes(place, skipped)
         self.classes, told = tuple(found), ""
-        if len(splits) < 2 and hold_out:
+        if len(splits) > 1 and split == "test":
+            skipped.clear()
+            place, found = _held_out(splits, self.classes, skipped)
+        elif len(splits) < 2 and hold_out:
             told = f", every {HELD_OUT_EVERY}th of a class held out"
             found = {name: [path for i, path in enumerate(paths, 1)
                             if (i % HELD_OUT_EVERY == 0) == (split == "test")]
                      for name, paths in found.items()}  # fmt: skip
-        elif split == "test":
-            skipped.clear()
-            place, found = _held_out(splits, self.classes, skipped)
         self.paths = tuple(path for name in self.classes for path in found.get(name, ()))
         if not self.paths:
             raise ValueError(f"{root} has no images for the {split} split")
