@@ -68,7 +68,7 @@ def train_ar(
     check_rows(model, codes, labels)
     about = {"ar": model.config.to_dict(), "images": len(codes), "origin": origin}
     with Run("AR model", model, NextCode(model), r, folder, about) as run:
-        parts = iter(run.schedule(len(codes)))
+        parts = iter(run.batches(len(codes)))
         for step in run.steps():
             for _, rows in run.parts(parts):
                 batch, classes = take(codes, rows, device), labels[rows.to(device)]

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data.batches import Source, stream
+from ..data.batches import ImageSource, Part, stream
 from ..data.image_sets import to_float
-from ..data.order import Part
 from ..models.autoregressive import ARModel
 from ..models.guards import Codes, evaluating, integers
 from ..models.tokenizer import Tokenizer
@@ -37,7 +36,7 @@ def check_rows(model: ARModel, codes: Codes, labels: Tensor) -> None:
 
 @torch.no_grad()
 def encode(
-    model: Tokenizer, images: Tensor | Source, batch: int = 1000, at_most: int | None = None
+    model: Tokenizer, images: Tensor | ImageSource, batch: int = 1000, at_most: int | None = None
 ) -> Iterator[Tensor]:
     """Yield codes int64 [b, T] of uint8 images [N, C, H, W] or of a source's, in order."""
     device = next(model.parameters()).device

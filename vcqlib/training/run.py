@@ -1,7 +1,7 @@
 """What surrounds the loss in a training loop: update, average, checkpoints, log, progress.
 
 with Run("AR model", model, network, recipe, folder, about) as run:
-    parts = iter(run.schedule(len(codes)))
+    parts = iter(run.batches(len(codes)))
     for step in run.steps():
         for _, rows in run.parts(parts):  # accumulated, shared among processes
             run.backward(run.network(codes[rows]))
@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.batches import Batches, Order
 from ..data.image_sets import write_sheet
-from ..data.order import Order, Schedule
 from ..files import atomic_path, held
 from ..models.guards import evaluating
 from ..progress import bar
@@ -110,10 +110,10 @@ class Run:
             torch.manual_seed(self.recipe.seed * 1_000_003 + step + (distributed.rank() << 40))
             yield step
 
-    def schedule(self, n: int, order: Order | None = None) -> Schedule:
+    def batches(self, n: int, order: Order | None = None) -> Batches:
         """This process's parts of every batch of n rows that is left."""
         r = self.recipe
-        return Schedule(
+        return Batches(
             n, r.batch, r.seed, self.step, r.steps, r.accumulate, distributed.rank(),
             self.processes, order,
         )  # fmt: skip

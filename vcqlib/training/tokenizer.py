@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Source, stream
+from ..data.batches import ImageSource, stream
 from ..data.image_sets import to_float, to_uint8
 from ..models.tokenizer import Tokenizer
 from ..settings import fold
@@ -27,7 +27,7 @@ PIXELS_ALONE = Losses()
 
 def train_tokenizer(
     model: Tokenizer,
-    images: Tensor | Source,
+    images: Tensor | ImageSource,
     recipe: Recipe,
     folder: Path | None = None,
     held_out: Tensor | None = None,
@@ -62,7 +62,7 @@ def train_tokenizer(
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
     with Run("tokenizer", model, model, r, folder, about, criterion.critic) as run:
         order = None if isinstance(images, Tensor) else images.order
-        batches = stream(images, run.schedule(len(images), order), r.seed, workers)
+        batches = stream(images, run.batches(len(images), order), r.seed, workers)
         for _ in run.steps():
             for pictures in run.parts(batches):
                 x = to_float(pictures.to(device))
