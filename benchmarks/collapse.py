@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from measure import arguments, finish
 
 from vcqlib import VariableCodebookQuantizer, codebook_sizes
+from vcqlib.data.batches import batch_indices
 from vcqlib.data.image_sets import load_images, to_float
-from vcqlib.data.order import batch_indices
 from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
 
 REMEDIES = {

@@ -27,10 +27,9 @@ from torchvision.transforms.v2 import Compose, PILToTensor, RandomHorizontalFlip
 from training import Loss, step
 from training import ours as ar_model
 
-from vcqlib.data.batches import open_source, stream
+from vcqlib.data.batches import Batches, open_source, stream
 from vcqlib.data.code_store import code_writer, open_codes, take
 from vcqlib.data.image_sets import to_float
-from vcqlib.data.order import Schedule
 from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
 
 
@@ -54,7 +53,7 @@ def drain(batches: Iterator) -> None:
 def image_calls(folder: Path, count: int, workers: int) -> dict[str, Callable]:
     """Calls that decode all images once."""
     source = open_source(f"folder:{folder}", "train", image_size=256, crop="random")
-    parts = Schedule(count, 32, seed=0, start=0, steps=count // 32)
+    parts = Batches(count, 32, seed=0, start=0, steps=count // 32)
     usual = ImageFolder(
         folder / "train",
         Compose(

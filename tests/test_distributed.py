@@ -23,6 +23,52 @@ with processes("cpu"):
         if main(line.split()):
             sys.exit(1)
 """
+EQUAL = """
+import torch
+import torch.distributed as dist
+from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
+from vcqlib.training import tokenizer
+from vcqlib.training.distributed import SharedBatchNorm, processes
+from vcqlib.training.losses import ImageLosses
+from vcqlib.training.recipe import Losses, Recipe
+
+made = []
+
+class Seen(ImageLosses):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        made.append(self)
+
+tokenizer.ImageLosses = Seen
+with processes("cpu"):
+    rank = dist.get_rank()
+
+    def same(tensors):
+        for name, tensor in tensors.items():
+            every = [torch.empty_like(tensor) for _ in range(2)]
+            dist.all_gather(every, tensor.contiguous())
+            assert torch.equal(*every), name
+
+    for settings, shard in (({"codebook_ema": 0.9}, False), ({"balance": True}, False), ({}, True)):
+        torch.manual_seed(rank)  # a careless script: each process draws its own
+        features = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 3)])
+        features.forward = lambda x: [features[0](x)]
+        model = Tokenizer(TokenizerConfig((2, 4, 8), 8, 8, 1, 4, width=16, depth=1, **settings))
+        images = torch.randint(256, (32, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+        losses = Losses(perceptual=0.1, adversarial=0.1, critic_width=4)
+        recipe = Recipe(3, 8, 1e-3, shard=shard)
+        tokenizer.train_tokenizer(
+            model, images.byte(), recipe, features=features, losses=losses
+        )
+        same({k: getattr(v, "full_tensor", lambda v=v: v)() for k, v in model.state_dict().items()
+              if "running" not in k and "counts" not in k})
+        same(made[-1].state_dict())
+    norm, x = SharedBatchNorm(3, affine=False), torch.randn(4, 3)
+    from vcqlib.models.guards import steady
+    y = steady(norm, x * (float("nan") if rank else 1))
+    assert y.isnan().all() and norm.num_batches_tracked == 0 and (norm.running_var == 1).all()
+    assert steady(norm, x).isfinite().all() and norm.num_batches_tracked == 1
+"""
 
 
 def small(kind):
@@ -55,6 +101,16 @@ def close(a, b):
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=name)
 
 
+def torchrun(*arguments):
+    """Two processes on this machine."""
+    root = str(Path(vcqlib.__file__).parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    return subprocess.run([*command, "2", *arguments], capture_output=True, text=True,
+                          env=environment)  # fmt: skip
+
+
 def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for line in (f"{TOKENIZER} --no-balance --out one", f"{TOKENIZER} --out balanced",
@@ -71,12 +127,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
              f"{AR} --ar-shard --out resumed", f"{AR} --ar-batch 15 --out odd")  # fmt: skip
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "lines").write_text("\n".join(lines))
-    root = str(Path(vcqlib.__file__).parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run([*torchrun, "--nproc-per-node", "2", "script.py", "lines"],
-                          capture_output=True, text=True, env=environment)  # fmt: skip
+    done = torchrun("script.py", "lines")
     assert "a batch of 15 does not divide into 2 processes x 1" in done.stderr, done.stderr
     assert sorted(p.name for p in (tmp_path / "ddp").glob("step-*")) == [
         halfway, "step-00000006.safetensors",
@@ -106,6 +157,11 @@ def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
     shutil.copy(tmp_path / "sharded" / halfway, tmp_path / "alone" / halfway)
     assert main(f"{AR} --out alone".split()) == 0
     close(weights(tmp_path / "ar"), weights(tmp_path / "alone"))
+
+
+def test_processes_of_different_seeds_train_one_model_and_one_critic(tmp_path):
+    (tmp_path / "equal.py").write_text(EQUAL)
+    torchrun(tmp_path / "equal.py").check_returncode()
 
 
 def test_alone_nothing_is_wrapped_or_changed():

@@ -222,7 +222,7 @@ def test_a_configuration_and_its_flat_names_are_one():
         ({"tokenizer": "mpl"}, "unknown tokenizer 'mpl': did you mean 'mlp'"),
         ({"ar": "tinny"}, "unknown AR model 'tinny': did you mean 'tiny'"),
         ({"device": "gpu"}, "device must be 'auto', 'cpu' or 'cuda', got 'gpu'"),
-        ({"schedule": "log-linear"}, "unknown schedule 'log-linear'; did you mean 'loglinear'"),
+        ({"schedule": "log-linear"}, "unknown schedule 'log-linear': did you mean 'loglinear'"),
         ({"schedule": (2, 4)}, "explicit schedule needs 5 integers"),
         ({"schedule": (2, 4, 8, 16, 32)}, r"K_5 = 32 is outside 2\.\.16"),
         ({"k_min": 32}, "k_min=32, k_max=16"),

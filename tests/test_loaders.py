@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vcqlib.data.batches import open_images, open_source, read_images, stream
+from vcqlib.data.batches import Batches, Part, open_images, open_source, read_images, stream
 from vcqlib.data.image_sets import load_images
-from vcqlib.data.order import Part, Schedule
 from vcqlib.data.parquet import ParquetFiles
 
 N, SIZE = 40, 12
@@ -101,12 +100,12 @@ def test_a_folder_is_streamed_as_it_would_be_loaded(folder):
 @pytest.mark.parametrize("name", ["parquet", "folder"])
 def test_workers_and_a_restart_change_nothing(name, request):
     source = open_source(request.getfixturevalue(name), "train", None, 8, "random")
-    plan = Schedule(N, 8, seed=3, start=0, steps=8, accumulate=2, order=source.order)
+    plan = Batches(N, 8, seed=3, start=0, steps=8, accumulate=2, order=source.order)
     alone = list(stream(source, plan, 3))
     assert len(alone) == 16 and alone[0].shape == (4, 3, 8, 8)
     shared = list(stream(source, plan, 3, workers=2))
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
-    later = Schedule(N, 8, seed=3, start=5, steps=8, accumulate=2, order=source.order)
+    later = Batches(N, 8, seed=3, start=5, steps=8, accumulate=2, order=source.order)
     rest = list(stream(source, later, 3, workers=1))
     assert all(torch.equal(a, b) for a, b in zip(alone[10:], rest, strict=True))
     epoch = torch.cat(alone[:10])
@@ -164,7 +163,7 @@ def test_wrong_sources_are_refused(tmp_path, parquet):
         open_source(parquet, "train", None, 8)
     (tmp_path / "other").mkdir()
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other/train.parquet")
-    with pytest.raises(ValueError, match="needs a column of image bytes and one of integer"):
+    with pytest.raises(ValueError, match="needs a column of image bytes and one of labels"):
         open_source(f"parquet:{tmp_path / 'other'}", "train", None, 8)
     with pytest.raises(ValueError, match="crop must be"):
         open_source("digits", "train", 5, crop="middle")
@@ -172,12 +171,12 @@ def test_wrong_sources_are_refused(tmp_path, parquet):
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="a batch of 6 does not divide into 2 processes x 2"):
-        Schedule(6, 8, 0, 0, 1, accumulate=2, processes=2)
+        Batches(6, 8, 0, 0, 1, accumulate=2, processes=2)
 
 
 def test_processes_share_each_batch_between_them():
-    whole = [p.rows for p in Schedule(20, 8, 0, 0, 4)]
-    parts = [list(Schedule(20, 8, 0, 0, 4, accumulate=2, rank=r, processes=2)) for r in (0, 1)]
+    whole = [p.rows for p in Batches(20, 8, 0, 0, 4)]
+    parts = [list(Batches(20, 8, 0, 0, 4, accumulate=2, rank=r, processes=2)) for r in (0, 1)]
     for step, rows in enumerate(whole):
         seen = [p.rows for rank in parts for p in rank if p.step == step]
         assert sorted(torch.cat(seen).tolist()) == sorted(rows.tolist()) and len(seen) == 4

@@ -332,6 +332,8 @@ def one_of_two(rank, path, queue):
     for step in range(3):
         mean(vectors(seed=step)[rank::2])
         revived(one_sided(revived)[rank::2])
+        spoilt = vectors(seed=9)[rank::2] * (float("nan") if rank else 1)  # in one process alone
+        mean(spoilt), revived(spoilt[:, :2])
     queue.put((rank, mean.codebook.tolist(), revived.codebook.tolist()))
     torch.distributed.destroy_process_group()
 

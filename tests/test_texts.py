@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcqlib.data import image_sets as datasets
 from vcqlib.data.texts import TEXTS, load_text, text_tokenizer, windows
 
 # bits a token and bytes a token under GPT-2, measured once on the whole works
@@ -25,10 +24,6 @@ def unigram_bits(tokens):
     share = np.bincount(tokens)
     share = share[share > 0] / len(tokens)
     return float(-(share * np.log2(share)).sum())
-
-
-def test_datasets_offers_the_text_functions():
-    assert datasets.load_text is load_text and datasets.windows is windows
 
 
 def test_texts_stay_below_ten_megabytes():

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vcqlib.data import token_files as tokens
+from vcqlib.data import npy, token_parquet, tokens
 from vcqlib.data.code_store import write_codes
-from vcqlib.data.token_files import read_labels, read_npy, read_tokens
+from vcqlib.data.npy import read_npy
+from vcqlib.data.token_files import read_labels, read_tokens
 
 N, T = 60, 7
 
@@ -78,7 +79,7 @@ KINDS = (".npy", ".npz", ".jsonl", ".parquet", "columns", "fixed", "llamagen", "
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format_gives_the_same_matrix(kind, tmp_path, matrix, classes, monkeypatch):
     monkeypatch.setattr(tokens, "PIECE", 100)  # several pieces
-    monkeypatch.setattr(tokens, "ROWS", 16)
+    monkeypatch.setattr(token_parquet, "ROWS", 16)
     read = read_tokens(write(kind, tmp_path, matrix, classes))
     assert np.array_equal(read.codes, matrix)
     assert (read.labels is None) == (kind == ".npy")
@@ -101,7 +102,8 @@ def test_crops_become_rows_with_the_label_of_their_image(tmp_path, matrix, class
     read = read_tokens(folder)
     assert np.array_equal(read.codes, matrix)  # files in numeric order: 2 before 10
     assert np.array_equal(read.labels, np.repeat(classes[: N // 10], 10))
-    assert np.array_equal(read_labels(tmp_path / "x256_labels", N), read.labels)
+    labels, each = read_labels(tmp_path / "x256_labels", N)
+    assert np.array_equal(labels, read.labels) and each == 10
 
 
 def test_gathered_tokens_are_narrow(tmp_path, matrix):
@@ -115,7 +117,8 @@ def test_labels_from_files(tmp_path, classes):
     np.save(tmp_path / "y.npy", classes)
     np.savez(tmp_path / "y.npz", y=classes)
     for name in ("y.npy", "y.npz"):
-        assert np.array_equal(read_labels(tmp_path / name, N), classes)
+        labels, each = read_labels(tmp_path / name, N)
+        assert np.array_equal(labels, classes) and each == 1
     with pytest.raises(ValueError, match=r"y\.npy: labels of shape \(60,\) do not fit 61"):
         read_labels(tmp_path / "y.npy", N + 1)
 
@@ -175,7 +178,7 @@ def test_forged_shapes_do_not_allocate(tmp_path):
 
 
 def test_what_unfolds_beyond_the_memory_is_refused(tmp_path, matrix, monkeypatch):
-    monkeypatch.setattr(tokens.os, "sysconf", lambda name: 16)  # 256 bytes in all
+    monkeypatch.setattr(npy.os, "sysconf", lambda name: 16)  # 256 bytes in all
     zeros = np.zeros((N, T), np.int64)
     np.savez_compressed(tmp_path / "bomb.npz", codes=zeros)
     pq.write_table(pa.table({"tokens": zeros.tolist()}), tmp_path / "bomb.parquet")
@@ -194,8 +197,10 @@ def test_what_unfolds_beyond_the_memory_is_refused(tmp_path, matrix, monkeypatch
         ('{"tokens": [1, 2]}\n{"tokens": [1.5, 2]}', "line 2: tokens must be integers"),
         ('{"tokens": [1, "a"]}', "line 1: tokens must be integers"),
         ('{"tokens": []}', "line 1: tokens must be integers"),
-        ('{"codes": [1, 2]}', "line 1: no 'tokens'"),
-        ("[1, 2]", "line 1: list indices"),
+        ('{"tokens": [1]}\n{"codes": [2]}', "line 2: no 'tokens'"),
+        ('{"width": 2}', "what of it holds the tokens? It has width int"),
+        ('{"a": [1], "b": [2]}', "It has a list, b list. Name it with --columns"),
+        ("[1, 2]\n3", "line 2: expected an object with tokens, got int"),
         ('{"tokens": [1, 2]}\nnot json', "line 2: Expecting value"),
         ("[" * 100_000, "line 1: "),
         ('{"tokens": [1], "class_id": 1}\n{"tokens": [1]}', "1 of 2 sequences lack class_id"),
@@ -227,18 +232,14 @@ def test_ambiguous_and_ragged_tables(tmp_path):
 
 def test_other_refusals(tmp_path, matrix):
     np.savez(tmp_path / "two.npz", a=matrix, b=matrix)
-    np.savez(tmp_path / "labels.npz", codes=matrix, labels=np.zeros(3, int))
-    np.save(tmp_path / "grid.npy", matrix.reshape(N, T, 1))
     np.save(tmp_path / "none.npy", matrix[:0])
     (tmp_path / "x.txt").write_text("1 2")
     (tmp_path / "empty").mkdir()
     cases = {
-        "two.npz": "needs one matrix, or one named `codes`",
-        "labels.npz": "3 labels for 60 sequences",
-        "grid.npy": "needs a matrix",
+        "two.npz": r"what of it holds the tokens\? It has a int64 \(60, 7\), b int64",
         "none.npy": "empty",
         "x.txt": "unknown suffix '.txt'; known: .npy, .npz",
-        "empty": "no .npy files",
+        "empty": r"no \.npy or .* files in this folder",
     }
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):

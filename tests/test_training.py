@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch
 
+from vcqlib.data.batches import batch_indices
 from vcqlib.data.image_sets import to_float
-from vcqlib.data.order import batch_indices
 from vcqlib.models.autoregressive import ARConfig, ARModel
 from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
 from vcqlib.training import autoregressive, inference

@@ -21,7 +21,7 @@ from torture.tally import Tally, refusal, unclear
 from vcqlib import conditional_entropy
 from vcqlib.cli import app as cli
 from vcqlib.data.code_store import open_codes, write_codes
-from vcqlib.data.image_folder import decode_images, list_folder
+from vcqlib.data.image_sets import load_images
 from vcqlib.data.vendored import data_root, read_vendored
 from vcqlib.files import load_tensors, read_record, save_tensors, write_record
 
@@ -98,7 +98,7 @@ def _files(disk: Path):
     record, codes, tensors = disk / "a.json", disk / "store", disk / "a.safetensors"
 
     def write_store(n: int) -> None:
-        write_codes(codes, np.zeros((n, 1), int), np.zeros(n), [4])
+        write_codes(codes, np.zeros((n, 1), int), np.zeros(n, int), [4])
 
     yield (
         "record",
@@ -172,9 +172,10 @@ def _vanished(tally: Tally, rest: Path) -> None:
     (rest / "pictures").mkdir()
     for i in range(6):
         Image.new("L", (8, 8), i).save(rest / "pictures" / f"{i}.png")
-    listing = list_folder(rest / "pictures", "train")
-    listing.paths[2].unlink()
-    tally.count("vanished: picture", refusal(lambda: decode_images(listing.paths), "2.png"))
+    (rest / "pictures" / "2.png").unlink()
+    (rest / "pictures" / "2.png").symlink_to(rest / "gone.png")
+    problem = refusal(lambda: load_images(f"folder:{rest / 'pictures'}", "train"), "2.png")
+    tally.count("vanished: picture", problem)
 
     np.save(rest / "cut.npy", np.zeros((50_000, 2), np.uint16))
     codes = np.load(rest / "cut.npy", mmap_mode="r")

@@ -88,9 +88,9 @@ def _vendored(flip: Callable[..., None], folder: Path) -> None:
 def _codes(flip: Callable[..., None], folder: Path) -> None:
     rng = np.random.default_rng(0)
     write_codes(
-        folder / "store", rng.integers(0, 9, (500, 3)), np.zeros(500), [9, 9, 300], {"a": 1}
+        folder / "store", rng.integers(0, 9, (500, 3)), np.zeros(500, int), [9, 9, 300], {"a": 1}
     )
-    for name in ("codes.npy", "labels.npy", "codes.json"):
+    for name in sorted(path.name for path in (folder / "store").iterdir()):
         flip("code store", folder / "store" / name, lambda: open_codes(folder / "store"))
 
 
@@ -113,7 +113,7 @@ def _records(flip: Callable[..., None], folder: Path) -> None:
     for path in sorted((data_root() / "results").rglob("*.json"))[:8]:
         copy = folder / path.name
         shutil.copy(path, copy)
-        flip("record of data/results", copy, lambda copy=copy: read_record(copy, unsealed=True))
+        flip("record of data/results", copy, lambda copy=copy: read_record(copy))
     record = data_root() / "results" / "smoke" / "main-uniform-s0.json"
     for path in (record, record.with_suffix(".png")):
         shutil.copy(path, folder)

@@ -20,9 +20,8 @@ from runner import profiles
 from runner.chapters import Refused
 from torture import jobs
 from torture.tally import Tally
-from vcqlib.data import image_sets as datasets
 from vcqlib.data.code_store import open_codes, write_codes
-from vcqlib.data.image_folder import decode_images, list_folder
+from vcqlib.data.image_sets import load_images
 from vcqlib.data.token_files import read_tokens
 from vcqlib.files import load_tensors, read_json, read_record
 from vcqlib.metrics.distances import load_moments
@@ -110,7 +109,7 @@ def _pictures(place: Path) -> Iterator[tuple]:
         _png(folder / f"{name}.png", width, height, data)
 
         def read(folder: Path = folder) -> object:
-            return decode_images(list_folder(folder, "train").paths)
+            return load_images(f"folder:{folder}", "train")
 
         yield f"PNG: {name}", read, (f"{name}.png",)
 
@@ -147,7 +146,7 @@ def _archives(place: Path) -> Iterator[tuple]:
 
     def cifar() -> None:
         os.environ["VCQ_DATA"] = str(sprites.parent)
-        datasets.load_images("cifar10", "train", 10)
+        load_images("cifar10", "train", 10)
 
     yield "download archive with ../", cifar, (sprites.name,)
 
@@ -179,7 +178,7 @@ def _arrays(place: Path, trap: Path) -> Iterator[tuple]:
 def _sidecars(place: Path) -> Iterator[tuple]:
     def forged(name: str, **changes: object) -> Path:
         store = place / name
-        write_codes(store, np.zeros((5, 2), int), np.zeros(5), [4, 4])
+        write_codes(store, np.zeros((5, 2), int), np.zeros(5, int), [4, 4])
         sidecar = store / "codes.json"
         sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | changes))
         return store

@@ -49,7 +49,9 @@ def _stages(
     tally: Tally, what: str, kills: int, until: str, arms: int, ready: tuple[str, ...],
     rng: random.Random, folder: Path,
 ) -> None:  # fmt: skip
-    work = [jobs.TINY.changed(schedule=name) for name in ("loglinear", "uniform", "doubling")[:arms]]
+    work = [
+        jobs.TINY.changed(schedule=name) for name in ("loglinear", "uniform", "doubling")[:arms]
+    ]
     reference = folder / "undisturbed"
     jobs.start(jobs.stages, reference, until, work).join()
     prepared = {name for name in reference.iterdir() if name.name.split("-")[0] in ready}

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def unknown_name(kind: str, value: object, known: Iterable[str]) -> ValueError:
-    """The error for an unknown name: the nearest known ones, then all."""
+    """The error for an unknown name: the nearest known ones, or else all."""
     known = sorted(map(str, known))
     shown = repr(value) if len(repr(value)) <= 120 else f"{repr(value)[:100]}…"
     near = get_close_matches(str(value)[:80].lower(), known, n=2, cutoff=0.5)

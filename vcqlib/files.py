@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of records and tensor files; raised when an older reader would misread them
 SEAL, VERSION = "sha256", "format"
+PATIENCE = 10.0  # seconds: the data workers of a killed process hold its folder for up to 5
 LARGEST_HEADER = 100 << 20  # bytes of a safetensors header, as in the format's own library
 
 
@@ -86,6 +89,38 @@ def _unwritten(path: Path, error: Exception) -> OSError:
     return unwritten
 
 
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Keep a folder, made if need be, for this process; the lock ends with it, however it ends.
+
+    A thread that has it may take it again. Raises ValueError, saying who has it, after PATIENCE
+    seconds.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(folder).resolve() / "run.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, is_singleton=True)
+    outermost = not lock.is_locked
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        holder = path.read_text(encoding="utf-8") if path.exists() else ""
+        raise ValueError(
+            f"{folder} is in use by {holder or 'another process'}: wait, or take another folder"
+        ) from None
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+        with suppress(OSError):  # a full disk: the lock holds, and does not say whose it is
+            path.write_text(f"process {os.getpid()} on {platform.node()} since {since}")
+        yield
+    finally:
+        if outermost:
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as sorted, indented JSON; NaN and infinity are refused."""
     text = _text(value)
@@ -111,16 +146,13 @@ def write_record(path: str | Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**value, SEAL: _digest(value)})
 
 
-def read_record(path: str | Path, unsealed: bool = False) -> dict[str, Any]:
+def read_record(path: str | Path) -> dict[str, Any]:
     """What `write_record` wrote, without format and SHA-256.
 
-    Raises ValueError naming the file if a byte of it changed, or it has another format. With
-    `unsealed`, records from before there was either are taken as they are.
+    Raises ValueError naming the file if a byte of it changed, or it has another format.
     """
     raw = Path(path).read_bytes()
     value = read_json(path)
-    if unsealed and isinstance(value, dict) and not {SEAL, VERSION} & value.keys():
-        return value
     check_format(path, value)
     if raw != _text(value).encode() or value.pop(SEAL, None) != _digest(value):
         raise ValueError(f"{path} is damaged: its SHA-256 is not the recorded one")
@@ -173,8 +205,7 @@ def load_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the `info` of a file that `save_tensors` wrote.
 
-    With version None the format number is left in `info` for the caller to judge, and a file from
-    before there were numbers and checksums is taken as it is.
+    With version None the format number is left in `info` for the caller to judge.
 
     Raises ValueError naming the file if it is no such file, a byte changed, or its format is
     another; FileNotFoundError if there is none.
@@ -193,8 +224,6 @@ def load_tensors(
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if not {SEAL, VERSION} & info.keys():
-        if version is None:
-            return tensors, info
         raise ValueError(f"{path} has no format number and no SHA-256: not a file of this vcqlib")
     if info.pop(SEAL, None) != _tensor_digest(tensors, info):
         raise ValueError(f"{path} is damaged: its SHA-256 is not the recorded one")

@@ -1,4 +1,4 @@
-"""One progress bar for terminals, logs and notebooks.
+"""One progress bar, and one way to say a line, for terminals, logs and notebooks.
 
 In a terminal the bar goes to stderr. Inside a notebook kernel it must not reach a cell, where it
 would make the page differ from run to run: there it goes to the file named by VCQ_PROGRESS (the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from tqdm import tqdm
@@ -38,3 +39,10 @@ def bar(iterable: Iterable | None = None, desc: str = "", **options: Any) -> tqd
     in_kernel = "ipykernel" in sys.modules
     options.setdefault("disable", True if in_kernel else None)  # None: silent unless a terminal
     return tqdm(iterable, desc=desc, leave=False, dynamic_ncols=True, **options)
+
+
+@lru_cache
+def say(line: str) -> None:
+    """Print a line to stderr, once in a process, above any bar; never into a notebook's cell."""
+    if "ipykernel" not in sys.modules:
+        tqdm.write(line, file=sys.stderr)

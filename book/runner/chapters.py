@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ import nbformat
 import yaml
 
 from vcqlib.checks import unknown_name
+from vcqlib.data.image_folder import walk
+from vcqlib.data.image_sets import own_files
 from vcqlib.files import user_path
 
 PARAMETERS, INJECTED = "parameters", "injected-parameters"
@@ -148,13 +149,8 @@ def _state(value: Any) -> Iterator[tuple[str, int, int]]:
             yield from _state(item)
     if not isinstance(value, str) or not value:
         return
-    path = user_path(value.removeprefix("folder:").removeprefix("file:"))
-    if path.is_file():
-        yield path.name, path.stat().st_size, path.stat().st_mtime_ns
-    elif path.is_dir():
-        for folder, _, names in sorted(os.walk(path, followlinks=True)):
-            for name in sorted(names):
-                place = os.path.join(folder, name)
-                if os.path.exists(place):  # no link to nowhere
-                    file = os.stat(place)
-                    yield os.path.relpath(place, path), file.st_size, file.st_mtime_ns
+    path = user_path(own_files(value) or value.removeprefix("file:"))
+    for place in walk(path) if path.is_dir() else [path]:
+        if place.is_file():  # no link to nowhere
+            name = place.relative_to(path) if place != path else path.name
+            yield str(name), place.stat().st_size, place.stat().st_mtime_ns

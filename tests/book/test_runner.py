@@ -37,20 +37,20 @@ def built(book: Throwaway) -> Throwaway:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tin"], "unknown profile 'tin': did you mean tiny?"),
-        (["tiny", "--only", "01_frist"], "unknown chapter '01_frist': did you mean 01_first?"),
-        (["tiny", "--only", "99"], "unknown chapter '99': valid: 01_first, 02_second"),
+        (["tin"], "unknown profile 'tin': did you mean 'tiny'?"),
+        (["tiny", "--only", "01_frist"], "unknown chapter '01_frist': did you mean '01_first'?"),
+        (["tiny", "--only", "99"], "unknown chapter '99': known: 01_first, 02_second"),
         (
             ["tiny", "--only", "01", "-p", "n_image", "5"],
-            "unknown parameter of 01_first 'n_image': did you mean n_images, k_max?",
+            "unknown parameter of 01_first 'n_image': did you mean 'n_images' or 'k_max'?",
         ),
         (
             ["tiny", "--only", "02", "-p", "n_images", "5"],
-            "unknown parameter of 02_second 'n_images': valid: k_max",
+            "unknown parameter of 02_second 'n_images': known: k_max",
         ),
         (
             ["tiny", "-p", "kmax", "5"],
-            "unknown parameter of the chapters 'kmax': did you mean k_max?",
+            "unknown parameter of the chapters 'kmax': did you mean 'k_max'?",
         ),
         (["tiny", "--jobs", "0"], "--jobs must be at least 1, not 0"),
         (
@@ -75,7 +75,7 @@ def test_unknown_names_are_refused_before_anything_runs(
 def test_a_refusal_is_one_line_and_status_2(book: Throwaway) -> None:
     done = book.build("tin")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "refused: unknown profile 'tin': did you mean tiny?\n"
+    assert done.stderr == "refused: unknown profile 'tin': did you mean 'tiny'?\n"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_refusal_is_one_line_and_status_2(book: Throwaway) -> None:
         ),
         (
             ("timeout: 60", "timeot: 60"),
-            "unknown entry in tiny.yaml 'timeot': did you mean timeout?",
+            "unknown entry in tiny.yaml 'timeot': did you mean 'timeout'?",
         ),
         (("budget_s", "budget"), "unknown entry of 02_second in tiny.yaml 'budget'"),
     ],

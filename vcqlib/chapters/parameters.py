@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from ..checks import unknown_name
+from ..data.image_sets import own_files
 from ..data.texts import TEXTS
 from ..files import user_path
 from ..settings import Real, Setting, Whole, flat, setting, settings, shown
@@ -124,10 +125,12 @@ def _paths(name: str, value: Any) -> list[str]:
     """Files and folders that a parameter names."""
     if name == "codes":
         return [] if value is None else [value]
-    if name not in ("dataset", "text", "texts", "modelled"):
+    if name == "dataset":
+        return [path] if (path := own_files(value)) else []
+    if name not in ("text", "texts", "modelled"):
         return []
-    pairs = (str(v).partition(":") for v in (value if isinstance(value, list) else [value]))
-    return [path for kind, _, path in pairs if kind in ("folder", "parquet", "file")]
+    given = map(str, value if isinstance(value, list) else [value])
+    return [text.removeprefix("file:") for text in given if text.startswith("file:")]
 
 
 def _exists(path: str) -> bool:

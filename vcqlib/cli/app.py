@@ -6,12 +6,12 @@ What goes wrong with a file or a value ends with one line on stderr and exit cod
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from ..checks import unknown_name
+from .output import forgiving_output
 from .shell import App
 
 COMMANDS = {  # name: module and function
@@ -41,51 +41,35 @@ def load(place: str) -> Callable:
     return getattr(import_module(f".{module}", __package__), name)
 
 
+ABOUT = (
+    "Measure the entropy cliff of discrete tokens; train variable codebooks. `vcq --version` says "
+    "which vcqlib this is."
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal without a letter shows a question mark
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    try:
-        return _run([*(sys.argv[1:] if argv is None else argv)])
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            _flush(stream)
-
-
-def _run(argv: list[str]) -> int:
-    app = App(
-        "vcq",
-        "Measure the entropy cliff of discrete tokens; train variable codebooks. `vcq --version` "
-        "says which vcqlib this is.",
-    )
-    try:
-        asked = argv[0] if argv else ""
-        if asked and not asked.startswith("-") and asked not in {*COMMANDS, "completion"}:
-            raise unknown_name("command", asked, COMMANDS)
-        for name in [asked] if asked in COMMANDS else COMMANDS:
-            app.command(load(COMMANDS[name]), name=name)
-        app.command(app.completion)
-        if "--config" in " ".join(argv):
-            from . import options
-
-            argv = options.expand(argv, {name: load(place) for name, place in CONFIGURED.items()})
-        app.run(argv)
-    except BrokenPipeError:
-        return 141  # as a program that a closed pipe ends: `vcq … | head -1`
-    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
-        print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vcq: interrupted", file=sys.stderr)
-        return 130
+    with forgiving_output():
+        try:
+            _run([*(sys.argv[1:] if argv is None else argv)])
+        except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
+            print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("vcq: interrupted", file=sys.stderr)
+            return 130
     return 0
 
 
-def _flush(stream: object) -> None:
-    """Flush; what nobody reads any more goes nowhere, now and when Python ends."""
-    try:
-        stream.flush()
-    except (BrokenPipeError, AttributeError):  # AttributeError: there is no such stream
-        if stream is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _run(argv: list[str]) -> None:
+    app, asked = App("vcq", ABOUT), argv[0] if argv else ""
+    if asked and not asked.startswith("-") and asked not in {*COMMANDS, "completion"}:
+        raise unknown_name("command", asked, COMMANDS)
+    for name in [asked] if asked in COMMANDS else COMMANDS:
+        app.command(load(COMMANDS[name]), name=name)
+    app.command(app.completion)
+    if any(word.startswith("--config") for word in argv):
+        from .options import expand
+
+        argv = expand(argv, {name: load(place) for name, place in CONFIGURED.items()})
+    app.run(argv)

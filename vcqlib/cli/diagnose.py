@@ -57,10 +57,10 @@ def diagnose(
     tokens = read_tokens(path)
     classes, pictures = tokens.labels, None
     if images is not None:
-        from ..data.image_folder import list_images
+        from ..data.image_folder import FolderFiles
         from ..entropy.twins import twins
 
-        listing = list_images(images)
+        listing = FolderFiles(images, "train", hold_out=False)
         try:
             pictures = twins(tokens.codes, listing.paths)
         except ValueError as error:

@@ -59,14 +59,13 @@ def entropy(
         known = _codebook_sizes(sizes or tokens.sizes, observed)
         result = conditional_entropy(codes, classes)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
     report = _report(result, known, epsilon, assumed=not (sizes or tokens.sizes))
     try:
         if json is not None:
             write_json(json, _record(result, known, epsilon) | {"read": said})
         if plot is not None:
-            with atomic_path(plot) as temporary:
-                _figure(result, known, epsilon).savefig(temporary)
+            _save(_figure(result, known, epsilon), plot)
     finally:  # the numbers are seen even if a file cannot be written
         print(f"{path}: {said}\n\n{report}" if said else report)
 
@@ -150,6 +149,14 @@ def _record(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> dic
         classes = result.per_class.items()
         record["per_class"] = {str(name): _record(part, sizes, epsilon) for name, part in classes}
     return record
+
+
+def _save(figure: Any, path: Path) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _figure(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> Any:

@@ -184,7 +184,7 @@ def _twins(pictures: Twins) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    from ..data.image_folder import fit, open_image
+    from ..data.pictures import fit, open_image
 
     data = BytesIO()
     fit(open_image(path).convert("RGB"), THUMBNAIL).save(data, "PNG")

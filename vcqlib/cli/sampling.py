@@ -103,7 +103,8 @@ def evaluate(
         raise ValueError("give the .npz files to evaluate")
     drawn = [read_samples(path).images for path in samples]
     beside = samples[0].with_suffix(".json")
-    if dataset is None and reference is None:
+    imitated = dataset is None and reference is None  # in as many channels as the samples, then
+    if imitated:
         if not beside.is_file():
             raise ValueError(f"{samples[0]} does not say its data set: give --dataset")
         dataset = read_json(beside)["codes"]["data"]
@@ -121,7 +122,8 @@ def evaluate(
         shape, made = drawn[0].shape[1:], np.concatenate([features(x) for x in drawn])
         real = None
         if dataset is not None:
-            held_out = read_images(dataset, "test", n_reference, image_size or shape[-1]).images
+            size, channels = image_size or shape[-1], shape[0] if imitated else None
+            held_out = read_images(dataset, "test", n_reference, size, channels).images
             if len(held_out[0]) != shape[0]:
                 raise ValueError(
                     f"{dataset} has images of {len(held_out[0])} channels, the samples have "

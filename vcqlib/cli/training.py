@@ -51,9 +51,10 @@ def train_tokenizer(
     c = configured(settings)
     with processes(c.device) as place, memory_advice(TOO_LARGE):
         d = c.data
-        images = open_images(d.dataset, d.n_images, d.image_size, d.augment)
-        size = stages.pixels_of(images)[1][1]
-        test = read_images(d.dataset, "test", held_out, size).images if held_out else None
+        images = open_images(d.dataset, d.n_images, d.image_size, d.augment, d.channels)
+        test = None
+        if held_out:
+            test = read_images(d.dataset, "test", held_out, images.size, images.channels).images
         stages.train_tokenizer(c, images, out, place, test)
 
 
@@ -109,7 +110,8 @@ def encode(
     with processes(device) as place, memory_advice(fewer(batch)):
         model = load_model(tokenizer_folder, Tokenizer, place)
         crop = "ten" if ten_crop else "centre"
-        source = open_source(named, split, count, model.config.image_size, crop)
+        size, channels = model.config.image_size, model.config.channels
+        source = open_source(named, split, count, size, crop, channels)
         info = {"tokenizer": weights_digest(tokenizer_folder), "data": named, "split": split}
         store = stages.encode(c, model, source, out, info, layout, batch)
     print(f"{out}: {len(store.codes):,} rows of {len(store.sizes)} codes, {source.crop} crop")

@@ -1,55 +1,127 @@
-"""Images that are read as they are needed: a folder or Parquet files, decoded by worker processes.
+"""In which order a run reads its data, and images that are read as they are needed.
 
-What a loader yields depends only on the rows and the seed, never on the number of workers, so a
-resumed run goes on with the very pictures it would have seen.
+An order is epochs of a seeded shuffle, in batches, shared and cut. What a loader yields depends
+only on the rows and the seed, never on the number of workers, so a resumed run goes on with the
+very pictures it would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from .image_folder import GREY, fit, image_mode, list_folder, open_image, to_pixels
-from .image_sets import ImageSet, choose, load_images
-from .order import Part, shuffled
-from .parquet import ParquetFiles
+from .image_sets import (
+    Files,
+    ImageSet,
+    Split,
+    check_request,
+    choose,
+    load_images,
+    open_files,
+    parse_name,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Crop = Literal["centre", "random", "ten"]
+Order = Callable[[int, int], Tensor]  # seed, epoch → int64 [N], a permutation
 IN_MEMORY = 2**31  # bytes of pixels up to which a folder of images is held in memory
 
 
-class Source:
-    """Images found but not decoded.
+# ------------------------------------------------------------------------------ the order
+
+
+def shuffled(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch, int64 [n]."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+@lru_cache(maxsize=2)  # the shuffle of 12.8 million rows takes longer than a step
+def _epoch(n: int, seed: int, epoch: int, order: Order | None) -> Tensor:
+    return order(seed, epoch) if order else shuffled(n, seed, epoch)
+
+
+def batch_indices(n: int, batch: int, step: int, seed: int, order: Order | None = None) -> Tensor:
+    """Rows of step `step`, int64 [min(batch, n)]: epochs of a seeded shuffle, last part dropped."""
+    per_epoch = max(1, n // batch)
+    epoch, place = divmod(step, per_epoch)
+    return _epoch(n, seed, epoch, order)[place * batch : (place + 1) * batch]
+
+
+class Part(NamedTuple):
+    """What goes through the model at once."""
+
+    step: int
+    rows: Tensor  # int64 [b]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """One process's parts of the batches of steps start..steps − 1, `accumulate` a step."""
+
+    n: int
+    batch: int
+    seed: int
+    start: int
+    steps: int
+    accumulate: int = 1
+    rank: int = 0
+    processes: int = 1
+    order: Order | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError("there are no images to train on")
+        size, pieces = min(self.n, self.batch), self.processes * self.accumulate
+        if size % pieces:
+            raise ValueError(
+                f"a batch of {size} does not divide into {self.processes} processes x "
+                f"{self.accumulate} accumulated parts: change batch or accumulate"
+            )
+
+    def __iter__(self) -> Iterator[Part]:
+        for step in range(self.start, self.steps):
+            rows = batch_indices(self.n, self.batch, step, self.seed, self.order)
+            pieces = rows.chunk(self.processes * self.accumulate)
+            yield from (Part(step, piece) for piece in pieces[self.rank :: self.processes])
+
+
+# ----------------------------------------------------------------------------- the images
+
+
+class ImageSource:
+    """Images found but not decoded, cut to squares as they are read.
 
     Args:
-        pictures: has `labels` (int64 [N]), `classes`, `channels`, `open(i)` → PIL image, and
-            `order(seed, epoch)` → int64 [N], the order in which an epoch reads them.
+        files: a folder's, Parquet files, or a set in memory (`Decoded`).
         size: side of the square that is cut out.
         crop: "centre"; "random", at up to 1.25 times the size and mirrored half of the time;
             "ten", five places at 1.1 times the size and their mirror images (row 10·i + j).
         rows: take only these images.
+        channels: 1 or 3, to which all are converted; None: as the whole data set has.
     """
 
     def __init__(
         self,
-        pictures: FolderFiles | ParquetFiles | Decoded,
+        files: Files,
         size: int,
         crop: Crop = "centre",
         rows: np.ndarray | None = None,
+        channels: int | None = None,
     ) -> None:
         if crop not in ("centre", "random", "ten"):
             raise ValueError(f"crop must be 'centre', 'random' or 'ten', got {crop!r}")
-        self.pictures, self.size, self.crop, self._rows = pictures, size, crop, rows
-        self.classes, self.channels = pictures.classes, pictures.channels
-        labels = pictures.labels if rows is None else pictures.labels[rows]
+        self.files, self.size, self.crop, self._rows = files, size, crop, rows
+        self.classes, self.channels = files.classes, channels or files.channels
+        labels = files.labels if rows is None else files.labels[rows]
         self.labels = labels.repeat(10) if crop == "ten" else labels
 
     def __len__(self) -> int:
@@ -57,7 +129,8 @@ class Source:
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The order of an epoch, int64 [N]: whatever the files make cheap, shuffled by the seed."""
-        order = self.pictures.order(seed, epoch)
+        in_turn = getattr(self.files, "order", None)  # Parquet files are read by row groups
+        order = in_turn(seed, epoch) if in_turn else shuffled(len(self.files.labels), seed, epoch)
         if self._rows is not None:  # the files' order, less the images that were not chosen
             place = torch.full((len(order),), -1)
             place[self._rows] = torch.arange(len(self._rows))
@@ -72,8 +145,10 @@ class Source:
         return torch.from_numpy(np.stack([self._one(int(i), seed) for i in rows]))
 
     def _one(self, i: int, seed: tuple[int, ...]) -> np.ndarray:
+        from .pictures import fit, one_of_ten, random_crop, to_pixels
+
         i, place = divmod(i, 10) if self.crop == "ten" else (i, None)
-        image = self.pictures.open(i if self._rows is None else int(self._rows[i]))
+        image = self.files.open(i if self._rows is None else int(self._rows[i]))
         if self.crop == "random":
             image = random_crop(image, self.size, np.random.default_rng((*seed, i)))
         elif place is not None:
@@ -83,50 +158,39 @@ class Source:
         return to_pixels(image, self.channels)
 
 
-def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """A random square of the image at 1 to 1.25 times the size, mirrored half of the time."""
-    wide = _short_side(image, round(size * rng.uniform(1, 1.25)))
-    left, top = (int(rng.integers(0, side - size + 1)) for side in wide.size)
-    square = wide.crop((left, top, left + size, top + size))
-    mirror = Image.Transpose.FLIP_LEFT_RIGHT
-    return square.transpose(mirror) if rng.random() < 0.5 else square
+class _Reading(Dataset):
+    """Part → its images; an error is handed on as it is, a worker would bury it in a traceback."""
+
+    def __init__(self, source: ImageSource, seed: int) -> None:
+        self.source, self.seed = source, seed
+
+    def __getitem__(self, part: Part) -> Tensor | Exception:
+        try:
+            return self.source.read(part.rows.tolist(), (self.seed, part.step))
+        except (ValueError, OSError) as error:
+            return error
 
 
-def one_of_ten(image: Image.Image, size: int, place: int) -> Image.Image:
-    """Corners and centre at 1.1 times the size (places 0 to 4), the same mirrored (5 to 9)."""
-    wide = _short_side(image, round(1.1 * size))
-    w, h = (side - size for side in wide.size)
-    left, top = ((0, 0), (w, 0), (0, h), (w, h), (w // 2, h // 2))[place % 5]
-    square = wide.crop((left, top, left + size, top + size))
-    return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if place >= 5 else square
-
-
-def _short_side(image: Image.Image, size: int) -> Image.Image:
-    """Scaled so that the short side is `size`."""
-    scale = size / min(image.size)
-    sides = [max(size, round(side * scale)) for side in image.size]
-    return image.resize(sides, Image.Resampling.BICUBIC)
-
-
-class FolderFiles:
-    """Image files of one split of a folder (see `image_folder`)."""
-
-    def __init__(self, folder: str | Path, split: str) -> None:
-        listing = list_folder(folder, split)
-        self.paths, self.labels, self.classes = listing.paths, listing.labels, listing.classes
-        some = self.paths[:: max(1, len(self.paths) // 64)]  # a look at 64 headers
-        self.channels = 1 if {image_mode(path) for path in some} <= GREY else 3
-
-    def open(self, i: int) -> Image.Image:
-        return open_image(self.paths[i])
-
-    def order(self, seed: int, epoch: int) -> Tensor:
-        return shuffled(len(self.paths), seed, epoch)
+def stream(
+    images: Tensor | ImageSource, parts: Iterable[Part], seed: int = 0, workers: int = 0
+) -> Iterator[Tensor]:
+    """uint8 [b, C, H, W] for each part, in order, decoded ahead by `workers` processes."""
+    if isinstance(images, Tensor):
+        yield from (images[part.rows] for part in parts)
+        return
+    loader = DataLoader(
+        _Reading(images, seed), sampler=parts, batch_size=None, num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set that is in memory, behind the same names."""
+    """A data set in memory, behind the names of `Files`."""
 
     data: ImageSet
 
@@ -140,97 +204,70 @@ class Decoded:
 
     @property
     def channels(self) -> int:
-        return self.data.images.shape[1]
+        return self.data.channels
 
-    def open(self, i: int) -> Image.Image:
+    def open(self, i: int) -> Image:
+        from PIL import Image
+
         pixels = self.data.images[i].numpy()
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
-    def order(self, seed: int, epoch: int) -> Tensor:
-        return shuffled(len(self.data), seed, epoch)
+    def name(self, i: int) -> str:
+        return f"{self.data.name}, image {i}"
 
 
 def open_source(
     dataset: str,
-    split: Literal["train", "test"],
+    split: Split,
     n_images: int | None = None,
     image_size: int | None = None,
     crop: Crop = "centre",
-) -> Source:
-    """A data set by name: those of `load_images`, and "parquet:FOLDER".
+    channels: int | None = None,
+) -> ImageSource:
+    """A data set of `load_images`, by name, to be read as it is needed.
 
-    Folders and Parquet files are read as they are needed and have to be given `image_size`.
+    Folders and Parquet files have to be given `image_size`.
 
     Raises:
         ValueError: no image_size, or more images asked for than there are.
     """
-    kind, _, place = dataset.partition(":")
-    if kind not in ("folder", "parquet"):
-        data = load_images(dataset, split, n_images, image_size=image_size)
-        return Source(Decoded(data), data.images.shape[-1], crop)
+    check_request(split, channels, n_images=n_images, image_size=image_size)
+    if parse_name(dataset)[0] not in ("folder", "parquet"):
+        data = load_images(dataset, split, n_images, image_size=image_size, channels=channels)
+        return ImageSource(Decoded(data), data.images.shape[-1], crop)
     if image_size is None:
         raise ValueError(f"{dataset}: give image_size, to which its images are cut")
-    files = FolderFiles(place, split) if kind == "folder" else ParquetFiles(place, split)
-    rows = None
+    files, rows = open_files(dataset, split), None
     if n_images is not None and n_images != len(files.labels):
         rows = choose(dataset, files.labels, n_images, seed=0)
-    return Source(files, image_size, crop, rows)
-
-
-class _Batches(IterableDataset):
-    """Batches of a source, dealt to the workers in turn; the loader puts them back in order."""
-
-    def __init__(self, source: Source, parts: Iterable[Part], seed: int) -> None:
-        self.source, self.parts, self.seed = source, parts, seed
-
-    def __iter__(self) -> Iterator[Tensor | Exception]:
-        worker = get_worker_info()
-        for i, part in enumerate(self.parts):
-            if worker is None or i % worker.num_workers == worker.id:
-                try:
-                    yield self.source.read(part.rows.tolist(), (self.seed, part.step))
-                except (ValueError, OSError) as error:  # raised again where it can be read
-                    yield error
-
-
-def stream(
-    images: Tensor | Source, parts: Iterable[Part], seed: int = 0, workers: int = 0
-) -> Iterator[Tensor]:
-    """uint8 [b, C, H, W] for each part, in order, decoded ahead by `workers` processes."""
-    if isinstance(images, Tensor):
-        yield from (images[part.rows] for part in parts)
-        return
-    loader = DataLoader(
-        _Batches(images, parts, seed), batch_size=None, num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    return ImageSource(files, image_size, crop, rows, channels)
 
 
 def open_images(
-    dataset: str, n_images: int | None, image_size: int | None, augment: bool = False
-) -> ImageSet | Source:
+    dataset: str,
+    n_images: int | None,
+    image_size: int | None,
+    augment: bool = False,
+    channels: int | None = None,
+) -> ImageSet | ImageSource:
     """Training images in memory, or, if they are many, augmented or in Parquet, to be streamed."""
-    kind, _, place = dataset.partition(":")
+    kind, _ = parse_name(dataset)
     large = kind == "parquet" or augment
     if kind == "folder" and image_size is not None and not large:
-        count = n_images or len(list_folder(place, "train").paths)
+        count = n_images or len(open_files(dataset, "train").labels)
         large = count * 3 * image_size**2 > IN_MEMORY
     if not large:
-        return load_images(dataset, "train", n_images, image_size=image_size)
-    return open_source(dataset, "train", n_images, image_size, "random" if augment else "centre")
+        return load_images(dataset, "train", n_images, image_size=image_size, channels=channels)
+    crop = "random" if augment else "centre"
+    return open_source(dataset, "train", n_images, image_size, crop, channels)
 
 
 def read_images(
-    dataset: str, split: Literal["train", "test"], at_most: int, image_size: int | None
+    dataset: str,
+    split: Split,
+    at_most: int,
+    image_size: int | None,
+    channels: int | None = None,
 ) -> ImageSet:
     """At most so many images of any data set, the classes in turn, decoded into memory."""
-    if not dataset.startswith("parquet:"):
-        return load_images(dataset, split, image_size=image_size, at_most=at_most)
-    whole = open_source(dataset, split, None, image_size)
-    source = open_source(dataset, split, min(at_most, len(whole)), image_size)
-    labels = torch.from_numpy(source.labels)
-    return ImageSet(dataset, source.read(range(len(source))), labels, source.classes)
+    return load_images(dataset, split, image_size=image_size, at_most=at_most, channels=channels)

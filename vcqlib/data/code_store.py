@@ -3,11 +3,16 @@
 Two layouts. "position-major" (row t holds position t of every image): the entropy engine reads only
 the positions it needs. "image-major" (row n holds image n): training reads whole images at random,
 and a writer can stream. uint16 holds sizes up to 65,536; larger codebooks use uint32.
+
+The arrays are named after their content (`codes-1f3a….npy`), the sidecar `codes.json` says which
+are meant. A store is replaced by writing new arrays beside the old ones and renaming the sidecar,
+which is one step; then the old arrays go. A kill leaves the old store or the new one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..files import atomic_path, read_json, read_record, sha256_file, write_record
-from .token_files import read_npy
+from ..checks import holds_integers, integer
+from ..files import put, read_json, read_record, scratch_path, sha256_file, write_record
+from .npy import read_npy
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 1  # that of vcqlib.files: the sidecar is a record
+LARGEST = 1 << 32  # codebook size
 Layout = Literal["position-major", "image-major"]
 RESIDENT_SHARE = 0.25  # of the memory that is free on a GPU; the rest is the model's
 
@@ -48,12 +55,16 @@ class CodeWriter:
         """Add codes [b, T] and labels [b].
 
         Raises:
+            TypeError: codes or labels are not integers.
             ValueError: shapes differ, too many rows, or a code is out of range (named).
         """
-        codes, end = np.asarray(codes), self.written + len(codes)
-        if codes.ndim != 2 or codes.shape[1] != len(self._sizes) or len(codes) != len(labels):
+        codes, labels, end = np.asarray(codes), np.asarray(labels), self.written + len(codes)
+        for what, array in (("codes", codes), ("labels", labels)):
+            if not holds_integers(array):
+                raise TypeError(f"{what} must be integers, got {array.dtype}")
+        if codes.ndim != 2 or codes.shape[1] != len(self._sizes) or labels.shape != codes.shape[:1]:
             raise ValueError(
-                f"codes {codes.shape}, labels {np.shape(labels)} and {len(self._sizes)} sizes "
+                f"codes {codes.shape}, labels {labels.shape} and {len(self._sizes)} sizes "
                 "do not fit"
             )
         if end > len(self._codes):
@@ -83,21 +94,25 @@ def code_writer(
     Raises:
         ValueError: fewer rows came than were announced, or see `CodeWriter.append`.
     """
-    folder, limits = Path(folder), np.asarray(sizes, dtype=np.int64)
+    folder, rows = Path(folder), integer(rows, "rows", 1)
+    sizes = [integer(size, f"K_{t}", 1) for t, size in enumerate(sizes, start=1)]
+    if not sizes or max(sizes) > LARGEST:
+        raise ValueError(f"sizes must be one or more from 1 to 2^32, got {sizes[:8]}")
     if layout not in ("position-major", "image-major"):
         raise ValueError(f"layout must be 'position-major' or 'image-major', got {layout!r}")
-    dtype = np.uint16 if limits.max() <= 2**16 else np.uint32
+    limits = np.array(sizes, dtype=np.int64)
+    dtype = np.uint16 if max(sizes) <= 2**16 else np.uint32
     flipped = layout == "position-major"
     shape = (len(limits), rows) if flipped else (rows, len(limits))
     labels = np.empty(rows, np.int64)
-    made = not folder.exists()
+    made, before = not folder.exists(), _arrays(folder)
     try:
         with (
-            atomic_path(folder / "codes.npy") as temporary,
-            atomic_path(folder / "labels.npy") as beside,
+            scratch_path(folder / "codes.npy") as ours,
+            scratch_path(folder / "labels.npy") as beside,
         ):
-            codes = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-            _take_space(temporary)
+            codes = np.lib.format.open_memmap(ours, "w+", dtype, shape)
+            _take_space(ours)
             writer = CodeWriter(codes.T if flipped else codes, labels, limits)
             yield writer
             if writer.written != rows:
@@ -105,18 +120,46 @@ def code_writer(
             codes.flush()
             del codes, writer._codes
             np.save(beside, labels, allow_pickle=False)
+            digests = {"codes": sha256_file(ours), "labels": sha256_file(beside)}
+            for name, temporary in (("codes", ours), ("labels", beside)):
+                put(temporary, _array(folder, name, digests[name]))
             sidecar = {
                 "layout": layout,
                 "images": rows,
-                "sizes": limits.tolist(),
-                "files": {"codes": sha256_file(temporary), "labels": sha256_file(beside)},
+                "sizes": sizes,
+                "files": digests,
                 "info": info or {},
             }
             write_record(folder / "codes.json", sidecar)
+        for path in before - {_array(folder, *item) for item in digests.items()}:
+            path.unlink(missing_ok=True)
     except BaseException:
         if made and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
         raise
+
+
+def _array(folder: Path, name: str, digest: str) -> Path:
+    """Where the array with this SHA-256 lies."""
+    return folder / f"{name}-{digest[:16]}.npy"
+
+
+def _found(folder: Path, name: str, digest: str) -> Path:
+    """Where it lies in a store that may be of version 0.1, which wrote `codes.npy`."""
+    path, plain = _array(folder, name, digest), folder / f"{name}.npy"
+    return plain if plain.exists() and not path.exists() else path
+
+
+def _arrays(folder: Path) -> set[Path]:
+    """The arrays of the store that is there, and of writers that were killed."""
+    found = {
+        p for p in folder.glob("*.npy") if re.fullmatch(r"(codes|labels)-[0-9a-f]{16}", p.stem)
+    }
+    try:
+        files = read_record(folder / "codes.json")["files"].items()
+        return found | {_found(folder, name, digest) for name, digest in files}
+    except (OSError, ValueError, KeyError, AttributeError):  # no store, or a damaged one
+        return found
 
 
 def _take_space(path: Path) -> None:
@@ -158,24 +201,28 @@ def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
             f"{path}: format {found.get('format')!r} is not {FORMAT}; encode the images again"
         )
     sidecar = read_record(path)
-    if sidecar["files"].keys() != {"codes", "labels"} or not isinstance(sidecar["sizes"], list):
+    digests, sizes = sidecar.get("files"), sidecar.get("sizes")
+    whole = {"layout", "images", "info"} <= sidecar.keys() and isinstance(sizes, list)
+    if not whole or not isinstance(digests, dict) or digests.keys() != {"codes", "labels"}:
         raise ValueError(f"{path} is no sidecar of a code store")
-    for name, digest in sidecar["files"].items() if verify else ():
-        if sha256_file(folder / f"{name}.npy") != digest:
-            raise ValueError(f"{folder / name}.npy is damaged: its SHA-256 is not the recorded one")
-    codes, labels = read_npy(folder / "codes.npy"), np.array(read_npy(folder / "labels.npy"))
+    if not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests.values()):
+        raise ValueError(f"{path}: its SHA-256s are none: {digests}")
+    paths = {name: _found(folder, name, digest) for name, digest in digests.items()}
+    for name, digest in digests.items() if verify else ():
+        if sha256_file(paths[name]) != digest:
+            raise ValueError(f"{paths[name]} is damaged: its SHA-256 is not the recorded one")
+    codes, labels = read_npy(paths["codes"]), np.array(read_npy(paths["labels"]))
     codes = codes.T if sidecar["layout"] == "position-major" else codes
-    expected = (sidecar["images"], len(sidecar["sizes"]))
+    expected = (sidecar["images"], len(sizes))
     if codes.shape != expected:
-        raise ValueError(f"{folder / 'codes.npy'} holds {codes.shape}, its sidecar says {expected}")
-    return CodeStore(codes, labels, tuple(sidecar["sizes"]), sidecar["info"])
+        raise ValueError(f"{paths['codes']} holds {codes.shape}, its sidecar says {expected}")
+    return CodeStore(codes, labels, tuple(sizes), sidecar["info"])
 
 
 def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarray:
     """The codes on the GPU if they take at most a quarter of its free memory, else as mapped.
 
-    On the GPU they keep their 2 or 4 bytes a code (as signed integers of that size, since few
-    kernels know the unsigned ones); `take` turns a batch into int64.
+    On the GPU they keep their 2 or 4 bytes a code; `take` turns a batch into int64.
     """
     import torch
 
@@ -183,21 +230,21 @@ def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarra
         return store.codes
     if store.codes.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return store.codes
-    signed = store.codes.view(np.int16 if store.codes.itemsize == 2 else np.int32)
-    return torch.from_numpy(np.ascontiguousarray(signed)).to(device)
+    return torch.from_numpy(np.array(store.codes, order="C")).to(device)
 
 
 def take(
     codes: torch.Tensor | np.ndarray, rows: torch.Tensor, device: torch.device
 ) -> torch.Tensor:
-    """Codes of the rows int64 [b], as int64 [b, T] on the device."""
+    """Codes of the rows int64 [b], integers of any width, as int64 [b, T] on the device."""
     import torch
 
     if isinstance(codes, np.ndarray):
         batch = torch.from_numpy(codes[rows.cpu().numpy()].astype(np.int64))
         return batch.to(device, non_blocking=True)
-    batch = codes[rows.to(codes.device)]
-    if batch.dtype == torch.int64:
-        return batch
-    mask = (1 << 8 * batch.element_size()) - 1  # stored as signed: undo the sign
-    return (batch.to(torch.int64) & mask).to(device)
+    rows = rows.to(codes.device)
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype)
+    if signed is None:
+        return codes[rows].to(device, torch.int64)
+    batch = codes.view(signed)[rows].to(device, torch.int64)  # few kernels know unsigned integers
+    return batch & (1 << 8 * codes.element_size()) - 1  # the sign undone

@@ -1,190 +1,260 @@
 """Anyone's own pictures: folders in the style of torchvision's ImageFolder.
 
-    PATH/train/CLASS/*.png  and  PATH/test/CLASS/*.png (or val/)   the user's own split
+    PATH/train/CLASS/*.png  and  PATH/test/CLASS/*.png   the user's own split
     PATH/CLASS/*.png                     every fifth file of a class, by name, is held out
     PATH/*.png                           the same, as one class
 
-Files are found first and decoded only once chosen, so that a subset of a large set is cheap.
+Splits are known by their usual names in any case: train, Training, train_set, val, Validation,
+testing, … Held out is the test split; the validation split where there is none, or where it has no
+labels. Hidden and system files are skipped, folders that are reached twice are read once, and one
+line says what was taken and what was not. Files are found first and decoded only once chosen, so
+that a subset of a large set is cheap.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
-import warnings
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-GREY = frozenset(("1", "L", "LA"))
-COLOUR = frozenset(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
+from ..files import read_record, user_path, write_record
+from ..progress import bar, say
+from .pictures import EXTENSIONS, GREY, image_mode, open_image
+from .vendored import cache_root
+
 HELD_OUT_EVERY = 5
+LOOSE = "all"  # the class of images that lie in no class folder
+REMEMBERED = 10_000  # images from which it is remembered on disk whether all are grey
+SYSTEM = frozenset((
+    "__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found",
+    "thumbs.db", "desktop.ini",
+))  # fmt: skip
+SPLITS = {
+    "train": "train|training",
+    "validation": "val|valid|validation|dev|eval|evaluation",
+    "test": "test|testing",
+}
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Files of one split with their class numbers, in order of class and name."""
+def split_of(name: str) -> str | None:
+    """The split that a folder or a file's first word is called after; None for other names."""
+    for split, words in SPLITS.items():
+        if re.fullmatch(rf"({words})([-_ ]?(set|data|images?|split))?[-_ ]?\d*", name.lower()):
+            return split
+    return None
 
-    paths: tuple[Path, ...]
-    labels: np.ndarray  # int64 [N]
-    classes: tuple[str, ...]
 
+def walk(folder: Path, skipped: Counter | None = None) -> list[Path]:
+    """Every file below a folder, sorted by path: the one way in which folders are read.
 
-def list_folder(folder: str | Path, split: str) -> Listing:
-    """The files of `split` ("train" or "test").
-
-    Raises FileNotFoundError if there is no such folder, ValueError if it holds no images, mixes
-    loose images with class folders, or has a class in the test split only.
+    Hidden and system entries are left out, and what is neither file nor folder. Links to folders
+    are followed after the real folders, each folder once, and never to one that holds this one: a
+    loop ends, and its pictures count once. `skipped` counts what was left out, by reason.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"image folder {root} does not exist")
-    train = root / "train" if (root / "train").is_dir() else root
-    held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if train == root or held_out is None:
-        chosen = {
-            name: [
-                p for i, p in enumerate(paths, 1) if (i % HELD_OUT_EVERY == 0) == (split == "test")
-            ]
-            for name, paths in _classes(train).items()
-        }
-        names = tuple(chosen)
-    else:
-        names = tuple(_classes(train))
-        chosen = _classes(train if split == "train" else held_out)
-        if strange := sorted(set(chosen) - set(names)):
-            raise ValueError(f"{held_out}: class {strange[0]!r} does not occur in {train}")
-    paths = [path for name in names for path in chosen.get(name, [])]
-    if not paths:
-        raise ValueError(f"{root} has no images for the {split} split")
-    labels = np.repeat(np.arange(len(names)), [len(chosen.get(name, [])) for name in names])
-    return Listing(tuple(paths), labels, names)
+    skipped = Counter() if skipped is None else skipped
+    entered = {_identity(parent) for parent in folder.resolve().parents}
+    found: list[Path] = []
+    real, links = [folder], []
+    while real or links:
+        place = real.pop() if real else heapq.heappop(links)
+        if (identity := _identity(place)) in entered:
+            skipped["links into folders already read"] += 1
+            continue
+        entered.add(identity)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                link = entry.is_symlink()
+                if hidden(entry.name):
+                    skipped["hidden or system entries"] += 1
+                elif link and os.path.isdir(entry.path):
+                    heapq.heappush(links, Path(entry.path))
+                elif not link and entry.is_dir():
+                    real.append(Path(entry.path))
+                elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
+                    found.append(Path(entry.path))  # a broken link is missed when it is read
+                else:
+                    skipped["pipes and devices"] += 1
+    return sorted(found)
 
 
-def list_images(folder: str | Path) -> Listing:
-    """All files of PATH/train, or of PATH, in the order of torchvision's ImageFolder.
-
-    Raises as `list_folder`.
-    """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"image folder {root} does not exist")
-    found = _classes(root / "train" if (root / "train").is_dir() else root)
-    labels = np.repeat(np.arange(len(found)), [len(paths) for paths in found.values()])
-    return Listing(tuple(path for paths in found.values() for path in paths), labels, (*found,))
+def hidden(name: str) -> bool:
+    """Whether an entry is a system's or an editor's, and no data."""
+    return name.startswith(".") or name.lower() in SYSTEM
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Class name -> files below its folder, both sorted; loose files are the class "all"."""
-
-    def images(names: list[str]) -> list[str]:
-        return [name for name in names if name.lower().endswith(EXTENSIONS)]
-
-    found: dict[str, list[Path]] = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith("."):
-            walk = os.walk(entry, followlinks=True)
-            paths = [Path(place) / name for place, _, names in walk for name in images(names)]
-            if not paths:
-                raise ValueError(f"{entry} holds no image: remove the folder or fill it")
-            found[entry.name] = sorted(paths)
-    loose = [folder / name for name in images(sorted(os.listdir(folder)))]
-    if found and loose:
-        raise ValueError(f"{folder} holds class folders and also loose images such as {loose[0]}")
-    if not found and not loose:
-        raise ValueError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
-    return found or {"all": loose}
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
 
 
-def decode_images(paths: tuple[Path, ...], image_size: int | None = None) -> np.ndarray:
-    """Decode files to uint8 [N, C, H, W]: C = 1 if every file is grey, else 3.
-
-    With `image_size` the short side is scaled to it and the centre is cut out; without it all
-    files need the size of the first. Transparent pixels become white, EXIF turns are applied.
-    Raises ValueError naming the file that is broken, too large, of another size, or in a mode
-    that 8 bits cannot hold.
-    """
-    channels = 1 if {image_mode(path) for path in paths} <= GREY else 3
-    first = _decode(paths[0], channels, image_size)
-    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
-    for image, path in zip(images, paths, strict=True):
-        decoded = _decode(path, channels, image_size)
-        if decoded.shape != image.shape:
-            (h, w), (h0, w0) = decoded.shape[1:], first.shape[1:]
-            raise ValueError(f"{path} is {w}x{h}, {paths[0]} is {w0}x{h0}: set image_size")
-        image[...] = decoded
-    return images
-
-
-def _open(file: Path | BinaryIO, name: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(file)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            limit = Image.MAX_IMAGE_PIXELS
-            raise ValueError(f"{name} has more than {limit} pixels: scale it down") from None
-        except (UnidentifiedImageError, SyntaxError, ValueError):
-            raise ValueError(f"{name} is no image that Pillow can read: remove it") from None
-    if image.mode not in GREY | COLOUR:
-        mode = image.mode
-        image.close()
-        raise ValueError(f"{name} has mode {mode}: convert it to 8-bit grey or RGB")
-    return image
-
-
-def image_mode(path: Path) -> str:
-    """The mode in the header; ValueError if it does not fit into 8 bits a channel."""
-    with _open(path, str(path)) as image:
-        return image.mode
-
-
-def open_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """A picture, turned as its EXIF says, on white where it is transparent.
-
-    Raises ValueError with `name` (default: the path) if it is broken, too large, or in a mode that
-    8 bits cannot hold.
-    """
-    name = name or str(file)
-    with _open(file, name) as opened:
-        try:
-            image = ImageOps.exif_transpose(opened)  # reads the pixels
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{name} is damaged ({error}): replace or remove it") from None
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image
-
-
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """Scale the short side to `size` and cut out the centre."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-
-
-def to_pixels(image: Image.Image, channels: int) -> np.ndarray:
-    """uint8 [C, H, W], grey for one channel, else RGB."""
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
-    """One file as uint8 [C, H, W]."""
-    image = open_image(path).convert("L" if channels == 1 else "RGB")
-    return to_pixels(image if image_size is None else fit(image, image_size), channels)
+def files_digest(files: Iterable[Path], root: Path) -> str:
+    """Hash of names, sizes and times: a change of any file shows in it."""
+    seen = hashlib.sha256()
+    for path in files:
+        with suppress(OSError):  # a link to nowhere
+            stat = path.stat()
+            seen.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return seen.hexdigest()
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Hash of the names, sizes and times of all files below `folder`: a change shows in it."""
-    root = Path(folder).expanduser()
-    seen = hashlib.sha256()
-    walk = os.walk(root, followlinks=True)  # class folders may be links
-    for path in sorted(Path(at) / name for at, _, names in walk for name in names):
-        stat = path.stat()
-        seen.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return seen.hexdigest()
+    """Hash of the names, sizes and times of all files that `walk` finds below `folder`."""
+    root = user_path(folder)
+    return files_digest(walk(root), root)
+
+
+def channels_of(modes: Iterable[str | None], count: int, digest: Callable[[], str]) -> int:
+    """1 if every picture's header says that it is grey, else 3; what cannot be read has no say.
+
+    modes: of all `count` pictures of a data set; read until the first in colour. For large sets
+    the answer is remembered in the cache under `digest()`, which changes with the files.
+    """
+    memory = None
+    if count >= REMEMBERED:
+        with suppress(OSError, ValueError):  # no home, no memory
+            memory = cache_root() / "channels" / f"{digest()[:32]}.json"
+            if memory.is_file():
+                return int(read_record(memory)["channels"])
+    progress = bar(modes, "grey or in colour?", total=count, unit="image")
+    channels = 1 if all(mode is None or mode in GREY for mode in progress) else 3
+    if memory:
+        with suppress(OSError):
+            write_record(memory, {"channels": channels})
+    return channels
+
+
+def mode_or_none(*picture: object) -> str | None:
+    """`image_mode` of a picture, None if it cannot be read."""
+    try:
+        return image_mode(*picture)
+    except (OSError, ValueError):
+        return None
+
+
+class FolderFiles:
+    """The image files of one split ("train" or "test"), by class and name.
+
+    hold_out: without a split of the user's own, a fifth is held out; False: all are for training.
+
+    Raises FileNotFoundError if there is no such folder, ValueError if it holds no images, if it is
+    not clear which folders are splits and which classes, if loose images lie beside class folders,
+    or if a class is in the held-out split only.
+    """
+
+    def __init__(self, folder: str | Path, split: str, hold_out: bool = True) -> None:
+        root = self._root = user_path(folder)
+        if not root.is_dir():
+            raise FileNotFoundError(f"image folder {root} does not exist")
+        skipped: Counter = Counter()
+        splits = _splits(root, skipped)
+        self._places = tuple(splits.values()) or (root,)
+        place = splits.get("train", root)
+        found = _classes(place, skipped)
+        self.classes, told = tuple(found), ""
+        if len(splits) > 1 and split == "test":
+            skipped.clear()
+            place, found = _held_out(splits, self.classes, skipped)
+        elif len(splits) < 2 and hold_out:
+            told = f", every {HELD_OUT_EVERY}th of a class held out"
+            found = {name: [path for i, path in enumerate(paths, 1)
+                            if (i % HELD_OUT_EVERY == 0) == (split == "test")]
+                     for name, paths in found.items()}  # fmt: skip
+        self.paths = tuple(path for name in self.classes for path in found.get(name, ()))
+        if not self.paths:
+            raise ValueError(f"{root} has no images for the {split} split")
+        counts = [len(found.get(name, ())) for name in self.classes]
+        self.labels = np.repeat(np.arange(len(self.classes)), counts)
+        left = "".join(f"; skipped: {n:,} {what}" for what, n in skipped.most_common(6))
+        say(f"{split} images: {len(self.paths):,} of {place}{told}{left}")
+
+    def open(self, i: int) -> Image.Image:
+        return open_image(self.paths[i])
+
+    def name(self, i: int) -> str:
+        return str(self.paths[i])
+
+    @cached_property
+    def channels(self) -> int:
+        """1 if every image of all splits is grey, else 3."""
+        paths = [path for place in self._places for path in _images(walk(place))]
+        modes = map(mode_or_none, paths)
+        return channels_of(modes, len(paths), lambda: files_digest(paths, self._root))
+
+
+def _splits(root: Path, skipped: Counter) -> dict[str, Path]:
+    """Split → folder; empty if the folders in `root` are classes, or there are none."""
+    named: dict[str | None, list[Path]] = {}
+    for place in sorted(root.iterdir()):
+        if place.is_dir() and not hidden(place.name):
+            named.setdefault(split_of(place.name), []).append(place)
+    others = named.pop(None, [])
+    if "train" not in named:
+        if named and not others:
+            alone = next(iter(named.values()))[0]
+            raise ValueError(f"{root} has {alone.name}/ and no training split: add train/")
+        return {}
+    for split, (first, *more) in named.items():
+        if more:
+            both = f"{first.name}/ and {more[0].name}/"
+            raise ValueError(f"{root} has {both}, both the {split} split: keep one")
+    (train,) = named["train"]
+    if len(named) == 1 and any(_images(walk(other)) for other in others):
+        if _classes(train).keys() == {LOOSE}:
+            return {}  # a class of that name among classes
+        raise ValueError(
+            f"{root} has {train.name}/ and {others[0].name}/: is train a split or a class? Move "
+            f"the others away, or give {train}"
+        )
+    skipped.update(f"{other.name}/ beside the splits" for other in others)
+    return {split: place for split, (place,) in named.items()}
+
+
+def _images(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in EXTENSIONS]
+
+
+def _classes(folder: Path, skipped: Counter | None = None) -> dict[str, list[Path]]:
+    """Class name → image files below its folder, both sorted; loose ones are the class LOOSE."""
+    files = walk(folder, skipped)
+    found: dict[str, list[Path]] = {}
+    for path in (images := _images(files)):
+        first, *below = path.relative_to(folder).parts
+        found.setdefault(first if below else LOOSE, []).append(path)
+    if skipped is not None:
+        other = set(files).difference(images)
+        skipped.update(f"*{path.suffix.lower()}" if path.suffix else "others" for path in other)
+    loose = [path for path in found.get(LOOSE, ()) if path.parent == folder]
+    if 0 < len(loose) < len(images):
+        raise ValueError(f"{folder} holds class folders and also loose images such as {loose[0]}")
+    for place in sorted(folder.iterdir()):
+        real = place.is_dir() and not place.is_symlink() and not hidden(place.name)
+        if real and place.name not in found:
+            raise ValueError(f"{place} holds no image: remove the folder or fill it")
+    if not found:
+        raise ValueError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
+    return found
+
+
+def _held_out(
+    splits: dict[str, Path], known: Sequence[str], skipped: Counter
+) -> tuple[Path, dict[str, list[Path]]]:
+    """The test split; the validation split if there is none, or one without classes."""
+    for place in [splits[split] for split in ("test", "validation") if split in splits]:
+        found = _classes(place, skipped)
+        if found.keys() == {LOOSE} and LOOSE not in known:
+            skipped.clear()
+            skipped[f"{place.name}/, which has no classes"] += 1
+            continue
+        if strange := sorted(set(found) - set(known)):
+            raise ValueError(f"{place}: class {strange[0]!r} does not occur in the training split")
+        return place, found
+    raise ValueError(f"{place}: its images lie in no class folders, those for training do")

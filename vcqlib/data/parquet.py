@@ -1,31 +1,54 @@
-"""Images in Parquet files, as Hugging Face `datasets` stores them: encoded bytes and a label."""
+"""Images in Parquet files, as Hugging Face `datasets` stores them: encoded bytes and a label.
+
+    parquet:PATH                     a folder whose files, or folders of files, are named by split
+    parquet:PATH?label=fine_label    where several columns could be the label (image=…: the image)
+
+Read with pyarrow alone: `datasets` would copy all files into its cache to read their rows in any
+order, and its shuffled streams lose what is in their buffer when a run is resumed.
+"""
 
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .image_folder import GREY, open_image
+from ..checks import one_line
+from ..files import user_path
+from ..progress import say
+from .image_folder import channels_of, files_digest, mode_or_none, split_of, walk
+from .pictures import open_image
 
 WINDOW = 16  # row groups that are shuffled together, and held in memory
-SPLITS = {"train": ("train",), "test": ("validation", "val", "test")}
+KINDS = {  # the type that `datasets` gives such a column, and its usual names
+    "image": ("Image", ("image", "img", "picture", "jpg", "png")),
+    "label": ("ClassLabel", ("label", "labels", "class", "category", "target", "cls")),
+}
+ROW_NUMBER = re.compile(r"(^|_)(id|idx|index)$", re.IGNORECASE)
 
 
 class ParquetFiles:
     """The images of one split, read a row group at a time.
 
-    A split is the files whose name, or whose folder's name, starts with its word: `train`, and for
-    held-out images `validation`, `val` or `test`, in this order. The image is the first column of
-    bytes (plain, or in a struct as `bytes`), the label the first column of integers; class names
-    are read from the features that `datasets` writes, if they are there.
+    A split is the files whose name, or whose folder's name, starts with its word (see
+    `image_folder`). Held out is the test split; the validation split where there is none, or where
+    all its labels are −1, which marks what has none.
+
+    The image is a column of bytes (plain, or in a struct as `bytes`), the label one of integers, or
+    of texts, plain or dictionary-encoded, whose classes are those of the training split, sorted.
+    Which column is which: the option, else the features that `datasets` writes, the usual names,
+    or that there is but one. Class names of integers are read from the features, too.
 
     An epoch shuffles the row groups, and the rows within `WINDOW` neighbouring groups, so that a
     group is read once by each worker and not once for every image.
@@ -33,41 +56,82 @@ class ParquetFiles:
     Raises ImportError without pyarrow, FileNotFoundError and ValueError for what is not there.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
+    def __init__(self, place: str | Path, split: str) -> None:
         try:
-            import pyarrow as arrow
-            import pyarrow.parquet as parquet
+            from pyarrow.dataset import dataset
         except ImportError:
             raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from None
-        self.paths = _files(Path(folder).expanduser(), split)
-        schema = parquet.read_schema(self.paths[0])
-        self._image, self._label = _columns(schema, arrow, self.paths[0])
-        sizes, self._groups, labels = [], [], []
-        for path in self.paths:
-            file = parquet.ParquetFile(path)
-            _columns(file.schema_arrow, arrow, path)
-            for group in range(file.num_row_groups):
-                sizes.append(file.metadata.row_group(group).num_rows)
-                self._groups.append((path, group))
-            labels.append(file.read(columns=[self._label])[self._label].to_numpy())
-        self._ends = np.cumsum(sizes)
-        self.labels = np.concatenate(labels).astype(np.int64)
-        if len(self.labels) and self.labels.min() < 0:
-            raise ValueError(f"{self.paths[0].parent}: label {self.labels.min()} is negative")
-        self.classes = _classes(schema, self._label, self.labels)
-        modes = {self.open(i).mode for i in range(0, min(16, len(self.labels)))}
-        self.channels = 1 if modes <= GREY else 3
+        folder, _, options = str(place).partition("?")
+        self._root = user_path(folder)
+        files = _files(self._root)
+        with _readable(self._root):
+            self._splits = {name: dataset(paths, format="parquet") for name, paths in files.items()}
+        asked = [s for s in {"train": ["train"]}.get(split, ["test", "validation"]) if s in files]
+        if not asked:
+            words = "train" if split == "train" else "test or validation"
+            raise ValueError(f"{self._root} has no Parquet file whose name starts with {words}")
+        self._image, label, names = self._columns(dict(parse_qsl(options)))
+        for taken in asked:
+            values = _labels(self._splits[taken], label, self._root)
+            if values.dtype == object or (values != -1).any():
+                break
+        known = values
+        if "train" in files and taken != "train":
+            known = _labels(self._splits["train"], label, self._root)
+        self.labels, self.classes = _numbered(values, known, names, self._root)
+        self._groups = list(_groups(self._splits[taken]))
+        self._ends = np.cumsum([rows for *_, rows in self._groups])
+        say(f"{split} images: {len(self.labels):,} in {len(files[taken])} Parquet files of "
+            f"{self._root}, columns {self._image!r} and {label!r}")  # fmt: skip
+
+    def _columns(self, options: dict[str, str]) -> tuple[str, str, tuple[str, ...]]:
+        """Names of the image and the label column, the same in all files, and class names."""
+        if unknown := sorted(options.keys() - KINDS.keys()):
+            raise ValueError(f"{self._root}?{unknown[0]}=…: the options are image and label")
+        found = {}
+        for part in (f for files in self._splits.values() for f in files.get_fragments()):
+            with _readable(part.path):
+                schema = part.physical_schema
+            columns = tuple(_column(schema, what, options.get(what), part.path) for what in KINDS)
+            found.setdefault(columns, part)
+        if len(found) > 1:
+            (first, a), (other, b) = list(found.items())[:2]
+            raise ValueError(f"{b.path} has columns {other}, {a.path} has {first}")
+        ((image, label), part) = next(iter(found.items()))
+        names = _features(part.physical_schema).get(label, {}).get("names") or ()
+        return image, label, tuple(names)
+
+    @cached_property
+    def channels(self) -> int:
+        """1 if every image of all splits is grey, else 3."""
+        groups = [group for files in self._splits.values() for group in _groups(files)]
+
+        def modes() -> Iterator[str | None]:
+            for path, group, _ in groups:
+                for value in _read(path, group, self._image):
+                    yield mode_or_none(BytesIO(_content(value) or b""), path)
+
+        paths = sorted({Path(path) for path, *_ in groups})
+        count = sum(rows for *_, rows in groups)
+        return channels_of(modes(), count, lambda: files_digest(paths, self._root))
+
+    def _place(self, i: int) -> tuple[str, int, int]:
+        """File, row group and row of image i."""
+        number = int(np.searchsorted(self._ends, i, side="right"))
+        path, group, rows = self._groups[number]
+        return path, group, i - (int(self._ends[number]) - rows)
+
+    def name(self, i: int) -> str:
+        path, group, row = self._place(i)
+        return f"{path}, row group {group}, row {row}"
 
     def open(self, i: int) -> Image.Image:
         """Image i; ValueError names file and row if it cannot be read."""
-        number = int(np.searchsorted(self._ends, i, side="right"))
-        path, group = self._groups[number]
-        row = i - (int(self._ends[number - 1]) if number else 0)
-        value = _read(path, group, self._image)[row].as_py()
-        content = value["bytes"] if isinstance(value, dict) else value
+        path, group, row = self._place(i)
+        content = _content(_read(path, group, self._image)[row])
         if content is None:
-            raise ValueError(f"{path}, row group {group}, row {row}: no image bytes")
-        return open_image(BytesIO(content), f"{path}, row group {group}, row {row}")
+            raise ValueError(f"{self.name(i)}: no image bytes")
+        return open_image(BytesIO(content), self.name(i))
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """int64 [N]: row groups shuffled, rows shuffled within each window of groups."""
@@ -80,49 +144,140 @@ class ParquetFiles:
         return torch.cat(found)
 
 
+def _files(folder: Path) -> dict[str, list[str]]:
+    """Split → its files, sorted."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} does not exist")
+    found: dict[str, list[str]] = {}
+    for path in walk(folder):
+        if path.suffix.lower() == ".parquet":
+            names = path.name, path.relative_to(folder).parent.name
+            own, above = (split_of(re.split("[-_.]", name)[0]) for name in names)
+            if split := own or above:
+                found.setdefault(split, []).append(str(path))
+    return found
+
+
+def _groups(files: Any) -> Iterator[tuple[str, int, int]]:
+    """File, number and rows of each row group of a pyarrow data set."""
+    for part in files.get_fragments():
+        yield from ((part.path, group.id, group.num_rows) for group in part.row_groups)
+
+
+@contextmanager
+def _readable(what: object) -> Iterator[None]:
+    """Turn what Arrow says of damage into one line that names the place."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{what} cannot be read ({one_line(error)})") from None
+
+
 @lru_cache(maxsize=WINDOW)
-def _read(path: Path, group: int, column: str) -> Any:
+def _read(path: str, group: int, column: str) -> Any:
     """One row group's image column; each worker keeps the last few."""
     import pyarrow.parquet as parquet
 
-    table = parquet.ParquetFile(path).read_row_group(group, [column], use_threads=False)
-    return table[column]
+    with _readable(f"{path}, row group {group}"):
+        file = parquet.ParquetFile(path)
+        return file.read_row_group(group, [column], use_threads=False)[column]
 
 
-def _files(folder: Path, split: str) -> list[Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} does not exist")
-    every = sorted(folder.rglob("*.parquet"))
-    for word in SPLITS[split]:
-        if found := [p for p in every if word in (_word(p.name), _word(p.parent.name))]:
-            return found
-    words = " or ".join(SPLITS[split])
-    raise ValueError(f"{folder} has no Parquet file whose name starts with {words}")
+def _content(value: Any) -> bytes | None:
+    """An image's encoded bytes; None where there are none."""
+    value = value.as_py()
+    return value.get("bytes") if isinstance(value, dict) else value
 
 
-def _word(name: str) -> str:
-    return name.replace("_", "-").replace(".", "-").split("-")[0]
-
-
-def _columns(schema: Any, arrow: Any, path: Path) -> tuple[str, str]:
-    """Names of the image and the label column."""
-    types = arrow.types
-
-    def is_image(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return types.is_binary(kind) or types.is_large_binary(kind)
-
-    images = [field.name for field in schema if is_image(field.type)]
-    labels = [field.name for field in schema if types.is_integer(field.type)]
-    if not images or not labels:
-        raise ValueError(f"{path} needs a column of image bytes and one of integer labels")
-    return images[0], labels[0]
-
-
-def _classes(schema: Any, column: str, labels: np.ndarray) -> tuple[str, ...]:
+def _features(schema: Any) -> dict[str, dict]:
+    """What `datasets` wrote about its columns."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(features[column]["names"])
+        return json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
-        return tuple(str(i) for i in range(int(labels.max()) + 1))
+        return {}
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def _fits(kind: Any, what: str) -> bool:
+    """Whether a column of this type can hold images, or labels."""
+    from pyarrow import types
+
+    if what == "image":
+        place = kind.get_field_index("bytes") if types.is_struct(kind) else -1
+        kind = kind.field(place).type if place >= 0 else kind
+        return types.is_binary(kind) or types.is_large_binary(kind)
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_integer(kind) or types.is_boolean(kind) or _is_text(kind)
+
+
+def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
+    """The image or the label column of a file, or one line on how to say which it is."""
+    metadata = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    index = [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
+    fitting = {f.name: f.type for f in schema if _fits(f.type, what) and f.name not in index}
+    if asked is not None:
+        if asked not in fitting:
+            names = ", ".join(sorted(fitting)) or "none"
+            raise ValueError(f"{path} has no {what} column {asked!r}; there are {names}")
+        return asked
+    feature, usual = KINDS[what]
+    features = _features(schema)
+    for found in (
+        [name for name in fitting if features.get(name, {}).get("_type") == feature],
+        [name for name in fitting if name.lower() in usual],
+        # a text is a caption as often as a class, a number may be the row's own
+        [n for n, kind in fitting.items() if not (_is_text(kind) or re.search(ROW_NUMBER, n))],
+    ):
+        if len(found) == 1:
+            return found[0]
+    if not fitting:
+        raise ValueError(
+            f"{path} needs a column of image bytes and one of labels, integers or texts"
+        )
+    raise ValueError(
+        f"{path}: which column is the {what}, {' or '.join(sorted(fitting))}? Add ?{what}=NAME to "
+        "the name of the data set"
+    )
+
+
+def _labels(files: Any, column: str, root: Path) -> np.ndarray:
+    """The labels of a pyarrow data set, int64 or texts (object) [N]."""
+    from pyarrow import types
+
+    with _readable(f"{root}, column {column!r}"):
+        values = files.to_table(columns=[column])[column]
+        if types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+    if values.null_count:
+        raise ValueError(f"{root}: {values.null_count:,} rows have no {column}")
+    if not len(values):
+        raise ValueError(f"{root} has no images in {files.files[0]}")
+    return np.array(values.to_pylist(), dtype=object if _is_text(values.type) else np.int64)
+
+
+def _numbered(
+    values: np.ndarray, known: np.ndarray, names: tuple[str, ...], root: Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int64 [N] and class names, as the labels of the training split have them."""
+    if values.dtype != known.dtype:
+        raise ValueError(f"{root}: labels are texts in one split and numbers in another")
+    if values.dtype == object:
+        classes = tuple(sorted(set(known)))
+        strange = sorted(set(values).difference(classes))
+        numbers = np.searchsorted(np.array(classes, dtype=object), values)
+    else:
+        classes = names or tuple(str(i) for i in range(int(known.max()) + 1))
+        strange = values[(values < 0) | (values >= len(classes))].tolist()
+        numbers = values
+    if strange:
+        raise ValueError(f"{root}: label {strange[0]!r} is none of the {len(classes)} classes")
+    return numbers, classes

@@ -19,7 +19,9 @@ this machine is refused with a ValueError of one line that names it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +78,33 @@ def read_labels(path: str | Path, n: int) -> tuple[np.ndarray, int]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_dir():
-        labels = _folder_labels(_files(path, (".npy",)))
+        labels = _folder_labels(token_files(path, (".npy",))[0])
     elif path.suffix.lower() == ".npy":
         labels = read_npy(path)
     elif path.suffix.lower() in (".npz", *TORCH):
-        arrays = read_npz(path) if path.suffix.lower() == ".npz" else _arrays(_load(path), path)
-        name = label_name(arrays) or (next(iter(arrays)) if len(arrays) == 1 else None)
-        if name is None or arrays[name] is None:
-            raise ValueError(f"{path}: needs one array of labels, holds {sorted(arrays)}")
-        labels = arrays[name]
+        labels = _one_of_labels(path)
     else:
         raise ValueError(f"{path}: labels are read from .npy, .npz, .pt, or a folder of .npy")
     labels = _flat(labels)
     if labels.ndim != 1 or not len(labels) or n % len(labels):
         raise ValueError(f"{path}: labels of shape {labels.shape} do not fit {n} sequences")
     return np.repeat(labels, n // len(labels)), n // len(labels)
+
+
+def _one_of_labels(path: Path) -> np.ndarray:
+    """The labels of a container: known by their name, or the only array."""
+    torch = path.suffix.lower() in TORCH
+    content = _load(path) if torch else npz_headers(path)
+    if torch and (whole := _array(content)) is not None:
+        return whole
+    names = _members(content, path)
+    name = label_name(names) or (next(iter(names)) if len(names) == 1 else None)
+    labels = None
+    if name is not None:
+        labels = _array(names[name]) if torch else read_npz(path, [name])[name]
+    if labels is None:
+        raise ValueError(f"{path}: needs one array of labels, holds {sorted(names)}")
+    return labels
 
 
 def _flat(labels: np.ndarray) -> np.ndarray:
@@ -117,11 +131,14 @@ def _read_torch(path: Path, columns: Sequence[str]) -> Tokens:
     if whole is not None:
         _no_names(columns, path)
         return Tokens(whole)
-    arrays = _arrays(content, path)
-    held = {n: f"({type(content).__name__})" if a is None else f"{a.dtype} {a.shape}"
-            for n, a in arrays.items()}  # fmt: skip
+    members = _members(content, path)
+    arrays = {name: _array(value) for name, value in members.items()}
     found = {name: array for name, array in arrays.items() if array is not None}
     matrices = [name for name, a in found.items() if a.ndim > 1 and holds_integers(a)]
+    held = {
+        name: f"{found[name].dtype} {found[name].shape}" if name in found else type(value).__name__
+        for name, value in members.items()
+    }
     label = label_name(found)
     return _of_arrays(
         path, columns, held, matrices, label, lambda names: {n: arrays[n] for n in names}
@@ -172,15 +189,13 @@ def _array(value: Any) -> np.ndarray | None:
     return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
 
 
-def _arrays(content: Any, path: Path) -> dict[str, np.ndarray | None]:
-    """The members of a dictionary or a list by name or number; None for what is no array."""
-    if is_tensor(content):
-        content = [content]
+def _members(content: Any, path: Path) -> dict[str, Any]:
+    """What a dictionary or a list holds, by name or number."""
     if isinstance(content, list | tuple):
         content = dict(enumerate(content))
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no tensors but {type(content).__name__}")
-    return {str(name): _array(value) for name, value in content.items()}
+        raise ValueError(f"{path}: holds no integers but {type(content).__name__}")
+    return {str(name): value for name, value in content.items()}
 
 
 def _read_folder(path: Path, columns: Sequence[str]) -> Tokens:
@@ -190,59 +205,82 @@ def _read_folder(path: Path, columns: Sequence[str]) -> Tokens:
         _no_names(columns, path)
         store = open_codes(path)
         return Tokens(store.codes, store.labels, store.sizes)
-    files = _files(path)
+    files, others = token_files(path)
     if files[0].suffix.lower() == ".npy":
         _no_names(columns, path)
-        return _read_images(path, files)
+        return _read_images(path, files, others)
+    one_series(files)
     parts = [read_tokens(file, columns) for file in bar(files, "reading", delay=2)]
     first = parts[0]
     for file, part in zip(files, parts, strict=True):
-        if (part.columns, part.labels_from) != (first.columns, first.labels_from):
+        if part.said() != first.said():
             raise ValueError(f"{file}: {part.said()}; but {files[0].name}: {first.said()}")
     codes = gather(zip(files, (part.codes for part in parts), strict=True), path)
     labels = None if first.labels is None else np.concatenate([part.labels for part in parts])
-    return Tokens(codes, labels, None, first.columns, first.labels_from, first.left_out)
+    return replace(first, codes=codes, labels=labels, left_out=(*first.left_out, *others))
 
 
-def _files(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """The token files of a folder, all of one kind, by number if they are numbered."""
+def token_files(
+    path: Path, suffixes: tuple[str, ...] = SUFFIXES
+) -> tuple[list[Path], tuple[str, ...]]:
+    """The token files of a folder, all of one kind, by number; and what else is there.
+
+    Hidden files are passed over; `.json` beside another kind is taken for notes.
+    """
     entries = [entry for entry in path.iterdir() if not entry.name.startswith((".", "_"))]
-    files = [file for file in entries if file.suffix.lower() in suffixes and file.is_file()]
-    if not files:
+    kinds: dict[str, list[Path]] = {}
+    for entry in entries:
+        if entry.suffix.lower() in suffixes and entry.is_file():
+            kinds.setdefault(entry.suffix.lower(), []).append(entry)
+    if len(kinds) > 1:
+        kinds.pop(".json", None)
+    if len(kinds) > 1:
+        raise ValueError(f"{path}: holds {' and '.join(sorted(kinds))} files: name one of them")
+    if not kinds:
         below = sorted(entry.name for entry in entries if entry.is_dir())
         way_out = f"; name one of its folders: {', '.join(below[:5])}" if below else ""
         raise ValueError(f"{path}: no {' or '.join(suffixes)} files in this folder{way_out}")
-    kinds = sorted({file.suffix.lower() for file in files})
-    if len(kinds) > 1:
-        raise ValueError(f"{path}: holds {' and '.join(kinds)} files: name one of them")
-    return sorted(files, key=lambda file: natural(file.stem))
+    (files,) = kinds.values()
+    others = sorted(entry.name for entry in set(entries).difference(files))
+    return sorted(files, key=lambda file: natural(file.stem)), tuple(others)
 
 
-def _read_images(path: Path, files: list[Path]) -> Tokens:
+def one_series(files: Sequence[Path]) -> None:
+    """Refuse files whose names differ in more than numbers: splits, not shards of one matrix."""
+    series = {re.sub(r"\d+", "0", file.stem.lower()): file.name for file in files}
+    if len(series) > 1:
+        raise ValueError(
+            f"{files[0].parent}: {', '.join(list(series.values())[:4])}: parts of one matrix are "
+            "named alike but for numbers; name one of these files, or put apart what is apart"
+        )
+
+
+def _read_images(path: Path, files: list[Path], others: tuple[str, ...]) -> Tokens:
     """LlamaGen: a file an image, and the labels in the folder beside, under the same names."""
     images: list[int] = []
 
     def blocks() -> Blocks:
         for file in bar(files, "reading", delay=2):
-            rows = _rows(read_npy(file), file)
-            images.append(len(rows))
+            array = read_npy(file)
+            if array.ndim == 2 and len(array) > 1:
+                one_series(files)
+            images.append(len(rows := _rows(array, file)))
             yield file, rows
 
-    codes = gather(blocks(), path)
+    codes, said = gather(blocks(), path), (f"{len(files):,} .npy files",)
     ends = path.name.endswith("codes")
     name = path.name.removesuffix("codes") + "labels" if ends else f"{path.name}_labels"
     beside = path.parent / name
     if not beside.is_dir():
-        return Tokens(codes, None, None, (f"{len(files):,} .npy files",))
-    others = _files(beside, (".npy",))
-    labels = _folder_labels(others)
-    names = [{file.stem for file in group} for group in (files, others)]
-    if names[0] != names[1] or len(labels) != len(images):
-        odd = ", ".join(sorted(names[0] ^ names[1], key=natural)[:3]) or "several labels in a file"
+        return Tokens(codes, columns=said, left_out=others)
+    named_alike, _ = token_files(beside, (".npy",))
+    labels = _folder_labels(named_alike)
+    stems = [{file.stem for file in group} for group in (files, named_alike)]
+    if stems[0] != stems[1] or len(labels) != len(images):
+        odd = ", ".join(sorted(stems[0] ^ stems[1], key=natural)[:3]) or "several labels in a file"
         counts = f"{len(labels)} labels for the {len(images)} files of {path}"
         raise ValueError(f"{beside}: {counts} ({odd})")
-    said = (f"{len(files):,} .npy files",)
-    return Tokens(codes, np.repeat(labels, images), None, said, str(beside))
+    return Tokens(codes, np.repeat(labels, images), None, said, str(beside), others)
 
 
 def _folder_labels(files: list[Path]) -> np.ndarray:
@@ -255,7 +293,7 @@ def _rows(one: np.ndarray, file: Path) -> np.ndarray:
     rows = one[None] if one.ndim == 1 else one[0] if one.ndim == 3 and len(one) == 1 else one
     if rows.ndim != 2 or 1 < len(rows) == rows.shape[1]:
         raise ValueError(
-            f"{file}: is {shape} one image's grid or {len(one) if one.ndim else 0} sequences? Save "
-            "a grid flattened, as [1, T], or all images in one .npy [N, T]"
+            f"{file}: shape {shape}: one image's grid, or several sequences? Save a grid "
+            "flattened, as [1, T], or all images in one .npy [N, T]"
         )
     return rows

@@ -165,8 +165,13 @@ def diagnose(
     """
     entropy = conditional_entropy(codes, labels)
     seen = usage(codes)
-    origin = "given" if len(sizes) else "recorded" if recorded else "assumed"
-    known = _checked(sizes or recorded or guessed_sizes(seen.largest), seen.largest)
+    if len(sizes):
+        origin = "given"
+    elif recorded is not None:
+        origin, sizes = "recorded", recorded
+    else:
+        origin, sizes = "assumed", guessed_sizes(seen.largest)
+    known = _checked(sizes, seen.largest)
     n = seen.n_sequences
     singles = {k: (_used(n, k), _unigram(n, k)) for k in set(known)}
     # chance would make a whole position constant with K^(1 − N), at any of T positions

@@ -34,7 +34,7 @@ def read_matrix(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
         codes = as_matrix(tokens.codes)
         labels = None if tokens.labels is None else as_labels(tokens.labels, len(codes))
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
     return replace(tokens, codes=codes, labels=labels)
 
 

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..data.token_files import one_series, token_files
 from .estimates import (
     ConditionalEntropy,
     Level,
@@ -107,7 +108,7 @@ def sharded_conditional_entropy(
 
     names = [f"p{t}" for t in range(length)]
     empty = pd.DataFrame(np.empty((0, length), dtype), columns=names)
-    frame = dd.from_map(_frame, files, dtype=dtype, names=names, columns=columns, meta=empty)
+    frame = dd.from_map(_frame, files, dtype=dtype, names=names, only=columns, meta=empty)
     shuffled = frame.shuffle(on=names[:depth], npartitions=partitions)
     counted = dask.compute(*(dask.delayed(_refine)(p, depth) for p in shuffled.to_delayed()))
     deep = [_merge_levels(levels) for levels in _columns(counted)]
@@ -118,12 +119,12 @@ def _files(shards: str | Path | Sequence[str | Path]) -> list[Path]:
     if not isinstance(shards, (str, Path)):
         files = [Path(shard) for shard in shards]
     elif os.path.isdir(shards):
-        found = (p for p in Path(shards).iterdir() if p.name[0] not in "._")
-        files = sorted(p for p in found if p.suffix.lower() in (".npy", ".parquet"))
+        files, _ = token_files(Path(shards))
+        one_series(files)
     else:
         files = sorted(map(Path, glob.glob(str(shards))))
     if not files:
-        raise FileNotFoundError(f"{shards}: no .npy or .parquet shards")
+        raise FileNotFoundError(f"{shards}: no such files")
     return files
 
 
@@ -190,10 +191,10 @@ def _merge_tables(tables: Sequence[_Shard], depth: int) -> list[Level | None]:
     return levels
 
 
-def _frame(file: Path, dtype: str, names: list[str], columns: tuple[str, ...]) -> Any:
+def _frame(file: Path, dtype: str, names: list[str], only: tuple[str, ...]) -> Any:
     import pandas as pd
 
-    codes = np.asarray(read_matrix(file, columns).codes)
+    codes = np.asarray(read_matrix(file, only).codes)
     return pd.DataFrame(codes.astype(dtype), columns=names)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.image_folder import open_image
+from ..data.pictures import open_image
 from ..progress import bar
 
 AT_ONCE = 1 << 22  # tokens hashed at once

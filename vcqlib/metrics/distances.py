@@ -4,7 +4,8 @@ Features are arrays [N, d], one row an image (vcqlib.extractors makes them); ima
 [N, C, H, W]. A Fréchet distance is biased upwards by small samples, so print `real_real_floor` at
 the same count beside it. Values are raw: never multiplied by 100.
 
-Every function refuses NaN, empty sets and unequal widths with a ValueError that names the argument.
+Every function takes NumPy arrays and tensors of any precision, and refuses what is not finite and
+real, empty sets and unequal widths with a ValueError that names the argument.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..data.npy import read_npz
-from .checks import host, matrix, pair, rows, vector
+from . import checks
+from .checks import host, matrix, pair
 from .probe import linear_probe as linear_probe
 from .probe import prefix_probe as prefix_probe
 
@@ -75,7 +77,7 @@ def load_moments(path: str | Path) -> Moments:
     arrays = read_npz(path, ("mu", "sigma"))
     if missing := {"mu", "sigma"} - arrays.keys():
         raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}: not a reference")
-    return Moments(arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
+    return Moments(*checks.gaussian(arrays["mu"], arrays["sigma"], str(path)))
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
@@ -83,14 +85,20 @@ def frechet_from_moments(a: Moments, b: Moments) -> float:
 
     |m_a - m_b|² + tr(A) + tr(B) - 2 tr((A^½ B A^½)^½), by two symmetric eigendecompositions: no
     complex square root to cut, and flat directions do no harm.
+
+    Raises:
+        ValueError: moments that no Gaussian has (not finite, real, symmetric, or with a negative
+            eigenvalue), or unequal widths.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"{a.mean.size} features against {b.mean.size}: use one extractor")
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T  # A^½
-    cross = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
-    gap = np.square(a.mean - b.mean).sum()
-    return float(max(0.0, gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross))
+    (mean_a, cov_a), (mean_b, cov_b) = checks.gaussian(*a, "a"), checks.gaussian(*b, "b")
+    if len(mean_a) != len(mean_b):
+        raise ValueError(f"{len(mean_a)} features against {len(mean_b)}: use one extractor")
+    checks.spectrum(np.linalg.eigvalsh(cov_b), "b")
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(checks.spectrum(values, "a"))) @ vectors.T  # A^½
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
+    gap = np.square(mean_a - mean_b).sum()
+    return float(max(0.0, gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
@@ -113,6 +121,8 @@ def real_real_floor(features: ArrayLike, n: int, seed: int = 0) -> float:
         ValueError: fewer than 2n images.
     """
     x = matrix(features, "features")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
     if 2 * n > len(x):
         raise ValueError(f"two halves of {n} need {2 * n} images, there are {len(x)}: lower n")
     order = np.random.default_rng(seed).permutation(len(x))
@@ -131,6 +141,8 @@ def kernel_distance(
     size = min(subset_size, len(x), len(y))
     if size < 2:
         raise ValueError(f"a kernel distance needs at least 2 samples a set, got {size}")
+    if subsets < 1:
+        raise ValueError(f"subsets must be at least 1, got {subsets}")
     generator = np.random.default_rng(seed)
 
     def kernel_sum(u: np.ndarray, v: np.ndarray, diagonal: bool) -> float:
@@ -165,6 +177,7 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionR
         )
     if not 1 <= k < len(x):
         raise ValueError(f"k = {k} neighbours need at least {k + 1} images, there are {len(x)}")
+    x, y = x - x.mean(0), y - x.mean(0)  # |a|² − 2ab + |b|² loses the digits of a common mean
     return PrecisionRecall(_share_inside(y, x, k), _share_inside(x, y, k))
 
 
@@ -190,8 +203,10 @@ def class_score(probabilities: ArrayLike) -> float:
     samples at once. A class that no sample shows lowers the score; it is not an error.
     """
     p = matrix(probabilities, "probabilities")
-    if (p < 0).any() or not np.allclose(p.sum(axis=1), 1, atol=1e-3):
+    total = p.sum(axis=1, keepdims=True)
+    if (p < 0).any() or not np.allclose(total, 1, atol=1e-2):  # the most that bf16 is off
         raise ValueError("probabilities must be >= 0 and add up to 1 in each row: apply softmax")
+    p /= total
     marginal = p.mean(axis=0)
     ratio = np.divide(p, marginal, out=np.ones_like(p), where=p > 0)
     return float(np.exp((p * np.log(ratio)).sum(axis=1).mean()))
@@ -200,17 +215,18 @@ def class_score(probabilities: ArrayLike) -> float:
 # --- pairs of images --------------------------------------------------------------------------
 
 
-def reconstruction(images: ArrayLike, reconstructed: ArrayLike) -> dict[str, float]:
+def reconstruction(images: ArrayLike, reconstructed: ArrayLike) -> dict[str, float | None]:
     """Fidelity of reconstructions, both uint8 [N, C, H, W]: `mse`, `psnr`, `ssim`.
 
-    `mse` is in units of [-1, 1] images; `psnr` is in dB, from the mean mse, infinite for equal
-    images; `ssim` (10.1109/TIP.2003.819861) uses a Gaussian window of 11 pixels, σ = 1.5, mirrored
-    at the border so that small images count too, averaged over pixels, channels and images.
+    `mse` is in units of [-1, 1] images; `psnr` is in dB, from the mean mse, and None for equal
+    images, since JSON has no infinity; `ssim` (10.1109/TIP.2003.819861) uses a Gaussian window of
+    11 pixels, σ = 1.5, mirrored at the border so that small images count too, averaged over
+    pixels, channels and images.
     """
-    a, b = host(images), host(reconstructed)
-    for x, name in ((a, "images"), (b, "reconstructed")):
-        if x.dtype != np.uint8 or x.ndim != 4 or len(x) == 0:
-            raise ValueError(f"{name} must be uint8 [N, C, H, W], got {x.dtype} {x.shape}")
+    a, b = (
+        checks.images(host(x, name), name)
+        for x, name in ((images, "images"), (reconstructed, "reconstructed"))
+    )
     if a.shape != b.shape:
         raise ValueError(f"images {a.shape} and reconstructed {b.shape} must pair up: equal shapes")
     mse = ssim = 0.0
@@ -219,7 +235,7 @@ def reconstruction(images: ArrayLike, reconstructed: ArrayLike) -> dict[str, flo
         mse += np.square(u - v).sum()
         ssim += _ssim(u, v).sum()
     mse, ssim = float(mse / a.size), float(ssim / a.size)
-    return {"mse": mse, "psnr": 10 * math.log10(4 / mse) if mse else math.inf, "ssim": ssim}
+    return {"mse": mse, "psnr": 10 * math.log10(4 / mse) if mse else None, "ssim": ssim}
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -244,11 +260,13 @@ def nearest_training(samples: ArrayLike, training: ArrayLike) -> tuple[np.ndarra
     """
     from sklearn.metrics import pairwise_distances_argmin_min
 
-    x, y = rows(samples, "samples"), rows(training, "training")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"samples have {x.shape[1]} values, training rows have {y.shape[1]}")
-    index = pairwise_distances_argmin_min(x, y)[0]
-    # Anew from the difference: |x|² - 2xy + |y|² above does not give an exact 0 for a copy.
+    x, y = checks.rows(samples, "samples"), checks.rows(training, "training")
+    shapes = [np.shape(images)[1:] for images in (samples, training)]
+    if x.shape[1] != y.shape[1] or (shapes[0] != shapes[1] and min(map(len, shapes)) > 1):
+        raise ValueError(f"samples are {shapes[0]} each, training rows {shapes[1]}: equal shapes")
+    mean = y.mean(0)  # |x|² − 2xy + |y|² loses the digits of a common mean …
+    index = pairwise_distances_argmin_min(x - mean, y - mean)[0]
+    # … and gives no exact 0 for a copy: the distance is made anew from the difference
     distance = np.linalg.norm(x.astype(np.float64) - y[index], axis=1)
     return index.astype(np.int64), distance
 
@@ -264,8 +282,8 @@ def count_copies(
         quantile: the threshold is this quantile of `held_out_distances`; so a generator that
             copies nothing has about this fraction, and only what exceeds it is evidence.
     """
-    d = vector(distances, "distances")
-    reference = vector(held_out_distances, "held_out_distances")
+    d = checks.distances(distances, "distances")
+    reference = checks.distances(held_out_distances, "held_out_distances")
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
     threshold = float(np.quantile(reference, quantile))

@@ -5,6 +5,7 @@ and axes. Only the Inception-v3 network of the FID paper (doi:10.48550/arXiv.170
 called "FID"; all others say "FD (…)".
 
     classifier        small CNN trained on Fashion-MNIST in this project, 1 x 28 x 28, 64 features
+    mnist-classifier  the same network, trained the same way on MNIST
     pixels            the image itself, averaged down to at most 8 x 8 a channel
     efficientnet-lite0  ImageNet network (two optional packages), 1280 features
     inception         the FID network, from a weights file that the user names, 2048 features
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from ..checks import unknown_name
 from ..data.vendored import read_vendored
 from ..files import load_foreign
+from . import checks
 
 BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit
 
@@ -58,7 +61,7 @@ class BatchedExtractor:
 
 @dataclass(frozen=True)
 class ClassifierExtractor(BatchedExtractor):
-    """The Fashion-MNIST classifier: features, and class probabilities for `class_score`."""
+    """A classifier of this project: features, and class probabilities for `class_score`."""
 
     logits: Callable[[Tensor], Tensor] | None = None
 
@@ -90,20 +93,16 @@ def load_extractor(
 def default_extractor(dataset: str) -> str:
     """The extractor's name for a data set: what knows its pictures, and "pixels" where none does.
 
-    "classifier" for fashion-mnist, "efficientnet-lite0" for the colour photographs of cifar10.
+    A classifier of its own for fashion-mnist and mnist, "efficientnet-lite0" for the colour
+    photographs of cifar10.
     """
-    return {"fashion-mnist": "classifier", "cifar10": "efficientnet-lite0"}.get(dataset, "pixels")
+    own = {"fashion-mnist": "classifier", "mnist": "mnist-classifier",
+           "cifar10": "efficientnet-lite0"}  # fmt: skip
+    return own.get(dataset, "pixels")
 
 
 def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: str) -> np.ndarray:
-    images = torch.as_tensor(images)
-    if images.ndim != 4 or images.dtype != torch.uint8:
-        raise ValueError(
-            f"images must be uint8 [N, C, H, W], got {images.dtype} {tuple(images.shape)}; "
-            "convert with vcqlib.datasets.to_uint8"
-        )
-    if len(images) == 0:
-        raise ValueError("no images: an extractor needs at least one")
+    images = torch.as_tensor(checks.images(images, "images"))
     with torch.inference_mode():
         parts = [function(batch.to(device)).float().cpu() for batch in images.split(BATCH)]
     return torch.cat(parts).numpy()  # [N, dim]
@@ -124,10 +123,10 @@ def _small_pixels(images: Tensor) -> Tensor:
     return small.flatten(1)
 
 
-# --- classifier -------------------------------------------------------------------------------
+# --- classifiers ------------------------------------------------------------------------------
 
 
-class FashionClassifier(nn.Module):
+class SmallClassifier(nn.Module):
     """Three convolutions, 64 standardised features, ten classes: 167k parameters.
 
     The features end in a BatchNorm without scale or shift whose statistics are those of the
@@ -165,15 +164,13 @@ class FashionClassifier(nn.Module):
         return self.head(F.relu(self.features(images)))
 
 
-def _classifier(device: str, weights: Any) -> BatchedExtractor:
+def _classifier(name: str, label: str, file: str, device: str, weights: Any) -> BatchedExtractor:
     from safetensors.torch import load
 
-    model = FashionClassifier()
-    model.load_state_dict(load(read_vendored("extractors/fashion_classifier.safetensors")))
+    model = SmallClassifier()
+    model.load_state_dict(load(read_vendored(f"extractors/{file}.safetensors")))
     model.to(device).eval()
-    return ClassifierExtractor(
-        "classifier", "FD (classifier)", model.dim, model.features, device, logits=model
-    )
+    return ClassifierExtractor(name, label, model.dim, model.features, device, logits=model)
 
 
 # --- ImageNet networks ------------------------------------------------------------------------
@@ -233,7 +230,10 @@ def _inception(device: str, weights: str | Path | None) -> BatchedExtractor:
 
 
 _LOADERS: dict[str, Callable[[str, Any], BatchedExtractor]] = {
-    "classifier": _classifier,
+    "classifier": partial(_classifier, "classifier", "FD (classifier)", "fashion_classifier"),
+    "mnist-classifier": partial(
+        _classifier, "mnist-classifier", "FD (MNIST classifier)", "mnist_classifier"
+    ),
     "pixels": _pixels,
     "efficientnet-lite0": _efficientnet,
     "inception": _inception,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import checks
 from .checks import host, pair
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def linear_probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    sparse = issparse(x_train)
-    if not sparse:
-        x_train, x_test = pair(x_train, x_test, "x_train", "x_test")
+    sparse = issparse(x_train) or issparse(x_test)
+    read = checks.sparse_matrix if sparse else checks.matrix
+    x_train, x_test = pair(x_train, x_test, "x_train", "x_test", read)
     y_train, y_test = _labels(x_train, y_train, x_test, y_test)
     if not sparse and len(y_train) > LARGE:
         return gradient_probe(x_train, y_train, x_test, y_test, device)
@@ -67,13 +68,15 @@ def prefix_probe(
     `train` and `test` are vectors [N, T, d] (encoder outputs, code vectors) or integer codes
     [N, T], which are read one-hot. Returns float64 [len(lengths)]. `device`: as `linear_probe`.
     """
-    a, b = host(train), host(test)
+    a, b = host(train, "train"), host(test, "test")
     codes = a.ndim == 2 and b.ndim == 2 and a.dtype.kind in "iu" and b.dtype.kind in "iu"
     if not codes and (a.ndim != 3 or b.ndim != 3):
         raise ValueError(
             "a prefix probe reads vectors [N, T, d] or integer codes [N, T], got "
             f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
         )
+    if codes:
+        a, b = checks.codes(a, "train"), checks.codes(b, "test")
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"train is {a.shape}, test is {b.shape}: positions and sizes must agree")
     lengths = range(1, a.shape[1] + 1) if lengths is None else lengths
@@ -109,10 +112,11 @@ def gradient_probe(
     import torch
     from torch.nn import functional as F
 
-    x, z = host(x_train), host(x_test)
+    codes = host(x_train, "x_train").dtype.kind in "iu"
+    x, z = pair(x_train, x_test, "x_train", "x_test", checks.codes if codes else checks.rows)
     y, y_test = _labels(x, y_train, z, y_test)
     known, y = np.unique(y, return_inverse=True)
-    if x.dtype.kind in "iu":
+    if codes:
         model, x, z = _code_model(x, z, len(known))
     else:
         mean, scale = x.mean(0), x.std(0)
@@ -171,7 +175,7 @@ def _labels(
     x_train: Any, y_train: ArrayLike, x_test: Any, y_test: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels [N] and [M], one for each row, of at least two classes that training shows."""
-    labels = host(y_train).ravel(), host(y_test).ravel()
+    labels = checks.labels(y_train, "y_train"), checks.labels(y_test, "y_test")
     for x, y, name in ((x_train, labels[0], "train"), (x_test, labels[1], "test")):
         if x.shape[0] != len(y):
             raise ValueError(f"x_{name} has {x.shape[0]} rows, y_{name} has {len(y)} labels")

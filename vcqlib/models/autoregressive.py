@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codebook import check_codes
+from .guards import Codes, check_codes, check_labels, evaluating, integers
+from .sampler import draw, filter_logits, guidance_scales, uniform
 from .search import runs
 from .transformer import Block, Cache, Linear, project, rotary_table
 
@@ -76,49 +77,6 @@ PRESETS: dict[str, dict] = {
     "L": {"width": 1024, "layers": 24, "heads": 16},
     "XL": {"width": 1280, "layers": 32, "heads": 20},
 }
-
-
-def guidance_scales(scale: float, length: int, kind: str = "constant", power: float = 1.75):
-    """Guidance scale at each position: constant, or 1 + (scale − 1) ½(1 − cos π(t/T)^power)."""
-    if kind == "constant":
-        return [scale] * length
-    if kind == "cosine":
-        ramp = [0.5 * (1 - math.cos(math.pi * (t / length) ** power)) for t in range(length)]
-        return [1 + (scale - 1) * r for r in ramp]
-    raise ValueError(f"guidance must be 'constant' or 'cosine', got {kind!r}")
-
-
-def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Keep the `top_k` largest logits (0: all) and the smallest set of mass `top_p`; [B, V]."""
-    if top_k:
-        least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -math.inf)
-    if top_p < 1:
-        ordered, order = logits.sort(descending=True, dim=-1)
-        mass = ordered.softmax(-1)
-        before = mass.cumsum(-1) - mass  # mass of the strictly better ones
-        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
-        logits = logits.masked_fill(drop, -math.inf)
-    return logits
-
-
-def draw(logits: Tensor, u: Tensor) -> Tensor:
-    """Codes int64 [B] from logits [B, K] by numbers u [B], uniform in [0, 1): inverse CDF."""
-    mass = logits.softmax(-1).cumsum(-1)
-    # a little below 1, so that rounding cannot reach past the last code with a chance above 0
-    aim = u[:, None] * (1 - 2**-22) * mass[:, -1:]
-    return torch.searchsorted(mass, aim, right=True)[:, 0]
-
-
-def _uniform(
-    batch: int, length: int, generator: torch.Generator | Sequence | None, device: torch.device
-) -> Tensor:
-    """The numbers that choose the codes, uniform in [0, 1), fp32 [B, T]."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return torch.rand(batch, length, generator=generator, device=device)
-    if len(generator) != batch:
-        raise ValueError(f"one generator a row is {batch}, got {len(generator)}")
-    return torch.stack([torch.rand(length, generator=g, device=device) for g in generator])
 
 
 class _OwnLoss(torch.autograd.Function):
@@ -188,55 +146,61 @@ class ARModel(nn.Module):
             x = block(x, table, causal=True, cache=caches[i] if caches else None)
         return self.norm(x)
 
-    def check(self, codes: Tensor, labels: Tensor) -> None:
-        """Raise ValueError unless codes [B, T] and labels [B] are in range; names the first.
+    def check(self, codes: Codes, labels: Codes, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Codes [B, T] and labels [B], integers of any width, as int64; all in range.
 
-        `logits` and `loss` call it on a CPU, `train_ar` once for all codes.
+        `logits` and `loss` look at the values on a CPU, `train_ar` once at those of all codes.
+
+        Raises:
+            ValueError: wrong shapes, floats, or out of range; names the first.
         """
+        device = self.head.weight.device
+        codes, labels = integers(codes, "codes", device), integers(labels, "labels", device)
         if codes.ndim != 2 or codes.shape[1] != self.config.length:
             raise ValueError(f"codes must be [B, {self.config.length}], got {tuple(codes.shape)}")
         if labels.shape != codes.shape[:1]:
             raise ValueError(f"labels must be [{len(codes)}], got {tuple(labels.shape)}")
-        check_codes(codes, self.config.codebook_sizes)
-        self._check_labels(labels)
+        check_codes(codes, self.config.codebook_sizes, first)
+        check_labels(labels, self.null_label, first)
+        return codes, labels
 
-    def _check_labels(self, labels: Tensor) -> None:
-        wrong = ((labels < 0) | (labels > self.null_label)).nonzero()
-        if len(wrong):
-            i = int(wrong[0])
-            raise ValueError(f"label {int(labels[i])} at row {i} is outside 0..{self.null_label}")
+    def _read(self, codes: Codes, labels: Codes) -> tuple[Tensor, Tensor]:
+        """As `check`, but on a GPU, and in compiled code, without a look at the values."""
+        device = self.head.weight.device
+        if device.type == "cpu" and not torch.compiler.is_compiling():
+            return self.check(codes, labels)
+        return integers(codes, "codes", device), integers(labels, "labels", device)
 
     def _hidden(self, codes: Tensor, labels: Tensor) -> Tensor:
         """What the head reads, [B, T, width]: class token first, each code one position later."""
-        # a GPU would have to wait for the answer, and compiled code has no place for it
-        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
-            self.check(codes, labels)
         first = self.class_embedding(labels)[:, None]
         x = torch.cat([first, self.code_embedding(codes[:, :-1])], dim=1)
         return self._trunk(self.dropout(x))
 
-    def logits(self, codes: Tensor, labels: Tensor) -> Tensor:
+    def logits(self, codes: Codes, labels: Codes) -> Tensor:
         """Logits [B, T, V] of every position given the class and the codes before it.
 
         Args:
-            codes: int64 [B, T]; the last column is a target only and is never read.
-            labels: int64 [B], 0..classes − 1, or `null_label`.
+            codes: integers [B, T]; the last column is a target only and is never read.
+            labels: integers [B], 0..classes − 1, or `null_label`.
 
         With a restricted head, logits beyond K_t are −inf.
         """
+        return self._logits(*self._read(codes, labels))
+
+    def _logits(self, codes: Tensor, labels: Tensor) -> Tensor:
         logits = self.head(self._hidden(codes, labels))
         if self.config.restricted_head:
             logits = logits.masked_fill(self._beyond(logits.device), -math.inf)
         return logits
 
-    def loss(
-        self, codes: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def loss(self, codes: Codes, labels: Codes, generator: torch.Generator | None = None) -> Tensor:
         """Mean cross-entropy over all positions and the whole vocabulary, scalar, nats.
 
         With a restricted head over the first K_t codes, the only columns that are computed. In
         training mode a share `label_dropout` of the labels is replaced by `null_label`.
         """
+        codes, labels = self._read(codes, labels)
         if self.training and self.config.label_dropout:
             chance = torch.rand(labels.shape, generator=generator, device=labels.device)
             labels = labels.masked_fill(chance < self.config.label_dropout, self.null_label)
@@ -245,25 +209,24 @@ class ARModel(nn.Module):
             sizes, wanted = self.config.codebook_sizes, torch.is_grad_enabled()
             total = _OwnLoss.apply(hidden, self.head.weight, codes, sizes, wanted)
             return total / codes.numel()
-        return F.cross_entropy(self.logits(codes, labels).flatten(0, 1).float(), codes.flatten())
+        return F.cross_entropy(self._logits(codes, labels).flatten(0, 1).float(), codes.flatten())
 
-    def position_losses(self, codes: Tensor, labels: Tensor, own: bool = False) -> Tensor:
+    def position_losses(self, codes: Codes, labels: Codes, own: bool = False) -> Tensor:
         """Cross-entropy of each code, nats [B, T].
 
         own: renormalise over the first K_t entries, which is what sampling does.
         """
         return self._position_losses(codes, labels, (own,))[0]
 
-    def both_losses(self, codes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def both_losses(self, codes: Codes, labels: Codes) -> tuple[Tensor, Tensor]:
         """`position_losses` over the full vocabulary and over the first K_t, from one pass."""
         full, own = self._position_losses(codes, labels, (False, True))
         return full, own
 
     @torch.no_grad()
-    def _position_losses(
-        self, codes: Tensor, labels: Tensor, kinds: Sequence[bool]
-    ) -> list[Tensor]:
-        logits, losses = self.logits(codes, labels).float(), []
+    def _position_losses(self, codes: Codes, labels: Codes, kinds: Sequence[bool]) -> list[Tensor]:
+        codes, labels = self._read(codes, labels)
+        logits, losses = self._logits(codes, labels).float(), []
         for own in kinds:
             if own:
                 logits = logits.masked_fill(self._beyond(logits.device), -math.inf)
@@ -275,20 +238,18 @@ class ARModel(nn.Module):
         sizes = torch.as_tensor(self.config.codebook_sizes, device=device)
         return torch.arange(self.config.vocabulary, device=device) >= sizes[:, None]
 
-    def _check_request(self, labels: Tensor, prefix: Tensor | None) -> None:
-        """Raise ValueError for labels or a prefix that `generate` cannot use."""
-        self._check_labels(labels)
-        if prefix is None:
-            return
-        n, length = len(labels), self.config.length
-        if prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > length:
-            raise ValueError(f"prefix must be [{n}, m <= {length}], got {tuple(prefix.shape)}")
+    def _check_prefix(self, prefix: Codes, rows: int) -> Tensor:
+        """A prefix that `generate` can continue, as int64."""
+        prefix, length = integers(prefix, "prefix", self.head.weight.device), self.config.length
+        if prefix.ndim != 2 or len(prefix) != rows or prefix.shape[1] > length:
+            raise ValueError(f"prefix must be [{rows}, m <= {length}], got {tuple(prefix.shape)}")
         check_codes(prefix, self.config.codebook_sizes)
+        return prefix
 
     @torch.no_grad()
     def generate(
         self,
-        labels: Tensor,
+        labels: Codes,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -296,9 +257,9 @@ class ARModel(nn.Module):
         guidance: str = "constant",
         guidance_power: float = 1.75,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        prefix: Tensor | None = None,
+        prefix: Codes | None = None,
     ) -> Tensor:
-        """Sample codes int64 [B, T] for labels int64 [B], with a preallocated KV cache.
+        """Sample codes int64 [B, T] for labels [B], integers, with a preallocated KV cache.
 
         Order: guidance, temperature, mask beyond K_t, top-k, top-p, draw.
 
@@ -308,8 +269,13 @@ class ARModel(nn.Module):
             guidance: "constant", or "cosine" with `guidance_power`.
             generator: one for the batch, or one for each row: then a row's sample does not depend
                 on the other rows (up to rounding in the logits).
-            prefix: int64 [B, m] codes to keep; the rest is sampled.
+            prefix: integers [B, m], codes to keep; the rest is sampled.
+
+        Raises:
+            ValueError: a setting, label or code out of range; guidance by a model that never
+                learned the label `null_label`; logits that are not finite.
         """
+        c = self.config
         if not temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
         if top_k < 0:
@@ -318,14 +284,35 @@ class ARModel(nn.Module):
             raise ValueError(f"top_p must be in (0, 1], got {top_p}")
         if not math.isfinite(cfg_scale):
             raise ValueError(f"cfg_scale must be a finite number, got {cfg_scale}")
-        self._check_request(labels, prefix)
-        c, batch, device, guided = self.config, len(labels), labels.device, cfg_scale != 1.0
+        if cfg_scale != 1 and not c.label_dropout:
+            raise ValueError(
+                f"cfg_scale {cfg_scale} needs a model trained with label dropout, this one had "
+                "none: use cfg_scale 1, or train with label_dropout 0.1"
+            )
+        labels = integers(labels, "labels", self.head.weight.device)
+        check_labels(labels, self.null_label)
+        prefix = None if prefix is None else self._check_prefix(prefix, len(labels))
         scales = guidance_scales(cfg_scale, c.length, guidance, guidance_power)
-        chances = _uniform(batch, c.length, generator, device)
-        was_training = self.training
-        self.eval()
+        chances = uniform(len(labels), c.length, generator, labels.device)
+        with evaluating(self):
+            codes, sane = self._sample(labels, scales, temperature, top_k, top_p, chances, prefix)
+        if not sane.all():
+            t = int((~sane).nonzero()[0])
+            raise ValueError(
+                f"the logits of position {t + 1} are not finite: the weights are damaged, or "
+                f"cfg_scale {cfg_scale} is too large or temperature {temperature} too small"
+            )
+        return codes
+
+    def _sample(
+        self, labels: Tensor, scales: Sequence[float], temperature: float, top_k: int,
+        top_p: float, chances: Tensor, prefix: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Codes int64 [B, T], and whether the logits of each position were finite, bool [T]."""
+        c, batch, guided = self.config, len(labels), any(scale != 1 for scale in scales)
         kept = 0 if prefix is None else prefix.shape[1]
-        codes = torch.empty(batch, c.length, dtype=torch.int64, device=device)
+        codes = torch.empty(batch, c.length, dtype=torch.int64, device=labels.device)
+        sane = torch.ones(c.length, dtype=torch.bool, device=labels.device)
         if guided:
             labels = torch.cat([labels, torch.full_like(labels, self.null_label)])
         x = self.class_embedding(labels)[:, None]  # [B or 2B, 1 + kept, width]
@@ -342,11 +329,11 @@ class ARModel(nn.Module):
             if guided:
                 conditional, free = logits.chunk(2)
                 logits = free + scales[t] * (conditional - free)
+            logits = logits / temperature if temperature else logits
+            sane[t] = logits.isfinite().all()
             if temperature == 0:
                 codes[:, t] = logits.argmax(-1)
             else:
-                logits = filter_logits(logits / temperature, top_k, top_p)
-                codes[:, t] = draw(logits, chances[:, t])
+                codes[:, t] = draw(filter_logits(logits, top_k, top_p), chances[:, t])
             x = self.code_embedding(codes[:, t].repeat(2 if guided else 1))[:, None]
-        self.train(was_training)
-        return codes
+        return codes, sane

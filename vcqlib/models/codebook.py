@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..theory.schedules import LARGEST
+from .guards import Codes, check_codes, integers, short
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,6 @@ class Usage:
     counts: Tensor  # int64 [T, num_codes]
     used: Tensor  # int64 [T], rows used at least once
     perplexity: Tensor  # float64 [T], 2^entropy of the position's own distribution
-
-
-def check_codes(codes: Tensor, sizes: Sequence[int]) -> None:
-    """Raise ValueError unless codes are integers [B, m ≤ T], each below its position's size.
-
-    The message names the first that is not, its image from 0 and its position from 1.
-    """
-    if codes.ndim != 2 or codes.shape[1] > len(sizes):
-        raise ValueError(f"codes must be [B, m] with m <= {len(sizes)}, got {tuple(codes.shape)}")
-    if codes.is_floating_point():
-        raise ValueError(f"codes must be integers, got {codes.dtype}")
-    limits = torch.as_tensor(sizes[: codes.shape[1]], device=codes.device)
-    wrong = ((codes < 0) | (codes >= limits)).nonzero()
-    if len(wrong):
-        b, t = wrong[0].tolist()
-        raise ValueError(
-            f"code {int(codes[b, t])} at image {b}, position {t + 1} is outside 0..{sizes[t] - 1}"
-        )
 
 
 def _over_ranks(x: Tensor) -> Tensor:
@@ -102,6 +85,8 @@ class Codebook(nn.Module):
     def rows(self) -> Tensor:
         """The code vectors as used, fp32 [num_codes, dim] (l2-normalised if cosine)."""
         rows = self.codebook.float()
+        if not self.training and not short(rows.detach()):
+            raise ValueError("the codebook has NaN, infinite or too large entries: train it anew")
         return F.normalize(rows, dim=-1) if self.distance == "cosine" else rows
 
     # --- how the rows start and move ----------------------------------------------------------
@@ -119,28 +104,37 @@ class Codebook(nn.Module):
             self.ema_sums.copy_(self.codebook)
 
     @torch.no_grad()
-    def learn(self, z: Tensor, codes: Tensor) -> None:
-        """After a training batch: the moving average of the rows, and the uses for revival."""
-        flat = codes.flatten()
+    def learn(self, z: Tensor, codes: Tensor, loss: Tensor) -> None:
+        """After a training batch: counts, the moving average of the rows, the uses for revival.
+
+        Nothing moves if the batch's loss is not finite, in this process or, for what all share, in
+        another one: one such batch would stay in the averages for ever.
+        """
+        flat, sane = codes.flatten(), loss.detach().isfinite()
+        self._count(codes, sane)
+        if self.ema or self.revive:
+            sane = _over_ranks((~sane).float()) == 0
         if self.ema:
-            uses = _over_ranks(torch.bincount(flat, minlength=len(self.codebook)).float())
-            sums = torch.zeros_like(self.ema_sums).index_add_(0, flat, z.flatten(0, 1))
-            self.ema_uses.lerp_(uses, 1 - self.ema)
-            self.ema_sums.lerp_(_over_ranks(sums), 1 - self.ema)
+            uses = torch.bincount(flat, minlength=len(self.codebook)).float()
+            uses = _over_ranks(uses) * sane
+            sums = torch.zeros_like(self.ema_sums)
+            sums = _over_ranks(sums.index_add_(0, flat, torch.where(sane, z, 0).flatten(0, 1)))
+            self.ema_uses.lerp_(uses, (1 - self.ema) * sane)
+            self.ema_sums.lerp_(sums, (1 - self.ema) * sane)
             mean = self.ema_sums / self.ema_uses[:, None]
             # a row without vectors stays where it is: its mean would be 0 / 0 in the end
             self.codebook.copy_(torch.where(uses[:, None] > 0, mean, self.codebook))
         if self.revive:
             at_home = self.home[codes] == torch.as_tensor(self.sizes, device=codes.device)
             uses = torch.zeros_like(self.recent).index_add_(0, flat, at_home.flatten().long())
-            self.recent += _over_ranks(uses)
-            self.age += 1
+            self.recent += _over_ranks(uses) * sane
+            self.age += sane
 
     @torch.no_grad()
     def replace_dead(self, z: Tensor) -> None:
         """Before every `revive`-th batch z [B, T, dim], prepared: give dead rows a vector of it."""
         age = int(self.age) if self.revive else 0
-        if age == 0 or age % self.revive:
+        if age == 0 or age % self.revive or _over_ranks((~short(z)).float()):
             return
         self.place(z, self.recent == 0, seed=age)  # a resumed run draws the same
         self.recent.zero_()
@@ -153,7 +147,12 @@ class Codebook(nn.Module):
             z: prepared vectors [B, T, dim]; if they are too few, some rows stay.
             chosen: the rows to move, bool [num_codes]; default all (a start from data).
             seed: of the choice among the vectors.
+
+        Raises:
+            ValueError: a vector is not finite.
         """
+        if not short(z):
+            raise ValueError("z has NaN, infinite or too large entries: no row can stand there")
         chosen = self.home > 0 if chosen is None else chosen & (self.home > 0)
         generator = torch.Generator().manual_seed(seed)
         for k in self.home[chosen].unique().tolist():
@@ -170,13 +169,22 @@ class Codebook(nn.Module):
 
     # --- how often they were used -------------------------------------------------------------
 
+    def count(self, codes: Codes) -> None:
+        """Add codes [B, m ≤ T], integers, to the usage counts.
+
+        Raises:
+            ValueError: as `decode`.
+        """
+        codes = integers(codes, "codes", self.counts.device)
+        check_codes(codes, self.sizes)
+        self._count(codes, torch.ones((), dtype=torch.bool, device=codes.device))
+
     @torch.no_grad()
-    def count(self, codes: Tensor) -> None:
-        """Add codes int64 [B, T] to the usage counts."""
+    def _count(self, codes: Tensor, wanted: Tensor) -> None:
         offsets = torch.arange(codes.shape[1], device=codes.device) * self.counts.shape[1]
         flat = (codes + offsets).flatten()
         # in place: a bincount of its own would take T · num_codes entries more for each batch
-        self.counts.view(-1).index_add_(0, flat, torch.ones_like(flat))
+        self.counts.view(-1).index_add_(0, flat, wanted.to(flat).expand_as(flat))
 
     def reset_usage(self) -> None:
         """Forget all counts."""

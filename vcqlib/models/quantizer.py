@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codebook import Codebook, check_codes
+from .codebook import Codebook
+from .guards import Codes, check_codes, evaluating, integers, short, steady
 from .search import full_precision, nearest
 
 
@@ -80,12 +81,12 @@ class VariableCodebookQuantizer(Codebook):
         if z.ndim != 3 or z.shape[1:] != (len(self.sizes), self.dim):
             raise ValueError(f"z must be [B, {len(self.sizes)}, {self.dim}], got {tuple(z.shape)}")
         z = z.float()
-        if not self.training and not torch.isfinite(z).all():  # in training the loss says so
-            raise ValueError("z has NaN or infinite entries: no code is nearest to them")
         if self.norm is not None:
             if self.training and len(z) < 2:
                 raise ValueError("balance needs a batch of at least 2 in training, got 1")
-            z = self.norm(z.flatten(1)).view_as(z)
+            z = steady(self.norm, z.flatten(1)).view_as(z)
+        if not self.training and not short(z.detach()):  # in training the loss says so
+            raise ValueError("z has NaN, infinite or too large entries: no code is nearest to them")
         return F.normalize(z, dim=-1) if self.distance == "cosine" else z
 
     def forward(self, z: Tensor) -> Quantized:
@@ -102,8 +103,7 @@ class VariableCodebookQuantizer(Codebook):
                 loss = F.mse_loss(chosen, z.detach()) + loss
             if not self.training:
                 return Quantized(chosen, codes, loss)
-            self.count(codes)
-            self.learn(z.detach(), codes)
+            self.learn(z.detach(), codes, loss)
             # value of the code, gradient of z; adding z − sg(z) = 0 keeps the value exact
             return Quantized(chosen.detach() + (z - z.detach()), codes, loss)
 
@@ -114,15 +114,11 @@ class VariableCodebookQuantizer(Codebook):
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         """Codes int64 [B, T] of z [B, T, dim]; counts nothing and moves no statistics."""
-        was_training = self.training
-        self.eval()
-        try:
-            with full_precision(z.device):
-                return self._search(self.prepare(z), self.rows())
-        finally:
-            self.train(was_training)
+        with evaluating(self), full_precision(z.device):
+            return self._search(self.prepare(z), self.rows())
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Code vectors of the first m positions: int64 [B, m ≤ T] → fp32 [B, m, dim]."""
+    def decode(self, codes: Codes) -> Tensor:
+        """Code vectors of the first m positions: integers [B, m ≤ T] → fp32 [B, m, dim]."""
+        codes = integers(codes, "codes", self.codebook.device)
         check_codes(codes, self.sizes)
         return F.embedding(codes, self.rows())

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .guards import Codes
 from .quantizer import VariableCodebookQuantizer
 from .transformer import Block, rotary_table
 
@@ -207,13 +208,13 @@ class Tokenizer(nn.Module):
         self._check(images)
         return self.quantizer.encode(self.encoder(images))
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [−1, 1] from codes int64 [B, m ≤ T].
+    def decode(self, codes: Codes) -> Tensor:
+        """Images [B, C, H, W] in [−1, 1] from codes, integers [B, m ≤ T].
 
         Positions beyond the prefix get the mean code vector of their position, so that a prefix
         shows what its codes say and nothing else.
         """
         known = self.quantizer.decode(codes)
-        rest = self.quantizer.mean_vectors()[codes.shape[1] :]
-        vectors = torch.cat([known, rest.expand(len(codes), -1, -1)], dim=1)
+        rest = self.quantizer.mean_vectors()[known.shape[1] :]
+        vectors = torch.cat([known, rest.expand(len(known), -1, -1)], dim=1)
         return self.decoder(vectors).clamp(-1, 1)

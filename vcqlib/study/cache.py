@@ -48,7 +48,7 @@ def _intact(folder: Path) -> bool:
     if not (folder / "done.json").exists():
         return False
     try:
-        files = read_record(folder / "done.json", unsealed=True)["files"].items()
+        files = read_record(folder / "done.json")["files"].items()
     except (ValueError, KeyError, AttributeError) as error:
         what = error if isinstance(error, ValueError) else f"{folder / 'done.json'} is damaged"
         raise ValueError(f"{what}: delete {folder} to compute it again") from None

@@ -6,7 +6,6 @@ The sections are what the stages read. Outside, each setting has one flat name, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from ..checks import unknown_name
+from ..data.image_sets import NAMES, TRAINING_IMAGES, parse_name
 from ..settings import Flag, Real, Sizes, Whole, flat, fold, setting, settings, unfold
 from ..theory.schedules import codebook_sizes
 from ..training.recipe import Losses, Recipe
@@ -21,17 +21,13 @@ from ..training.recipe import Losses, Recipe
 if TYPE_CHECKING:
     import torch
 
-HELD = {"fashion-mnist": 60_000, "mnist": 60_000, "cifar10": 50_000, "digits": 1437}  # train
-
 
 def _dataset(value: str) -> str:
-    drawn = re.fullmatch(r"synthetic:([1-9]\d{0,3})x[13]", value)
-    own = re.fullmatch(r"(folder|parquet):.+", value, re.DOTALL)
-    if value not in HELD and not drawn and not own:
-        raise ValueError(
-            "should be fashion-mnist, mnist, digits, cifar10, folder:PATH, parquet:PATH or "
-            "synthetic:SIZExCHANNELS (1 or 3 of these)"
-        )
+    try:
+        parse_name(value)
+    except ValueError:
+        names = ", ".join(NAMES)
+        raise ValueError(f"should be {names} (SIZE 4 to 1024, CHANNELS 1 or 3)") from None
     return value
 
 
@@ -64,12 +60,15 @@ class Data:
 
     dataset: Annotated[str, AfterValidator(_dataset)] = setting(
         "fashion-mnist",
-        "a name (fashion-mnist, mnist, digits, cifar10), folder:PATH, parquet:PATH"
-        " (a copy from Hugging Face) or synthetic:SIZExCHANNELS",
+        f"one of {', '.join(TRAINING_IMAGES)}; folder:PATH, parquet:PATH (a copy from Hugging Face)"
+        " or synthetic:SIZExCHANNELS",
     )
     n_images: Whole | None = setting(None, "training images; None: all", ge=2, le=10**15)
     image_size: Whole | None = setting(
         None, "side in pixels to which images are brought; parquet: needs it", ge=1, le=4096
+    )
+    channels: Literal[1, 3] | None = setting(
+        None, "to which images are converted; None: 1 if all of the set are grey, else 3"
     )
     augment: Flag = setting(False, "random crops and mirror images for the tokenizer")
     workers: Whole = setting(0, "processes that decode images", ge=0, habit=True)
@@ -161,7 +160,7 @@ class Configuration:
 
     def __post_init__(self) -> None:
         n, trained = self.data.n_images, self.tokenizer.tokenizer_images
-        most = HELD.get(self.data.dataset)
+        most = TRAINING_IMAGES.get(self.data.dataset)
         for name, count in (("n_images", n), ("tokenizer_images", trained)):
             if most and count and count > most:
                 raise ValueError(

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import Source, open_images, read_images
+from ..data.batches import ImageSource, open_images, read_images
 from ..data.code_store import CodeStore, open_codes
 from ..data.image_folder import folder_digest
-from ..data.image_sets import ImageSet, to_uint8
+from ..data.image_sets import ImageSet, own_files, to_uint8
 from ..data.vendored import manifest
 from ..models.autoregressive import ARModel
 from ..models.tokenizer import Tokenizer
@@ -38,14 +38,14 @@ HELD_OUT = 10_000  # held-out images that are split into validation and test, at
 
 @lru_cache(maxsize=4)  # the arms of a study share their images, and a chapter its arms'
 def _train_images(
-    dataset: str, n: int | None, size: int | None, augment: bool
-) -> ImageSet | Source:
-    return open_images(dataset, n, size, augment)
+    dataset: str, n: int | None, size: int | None, augment: bool, channels: int | None
+) -> ImageSet | ImageSource:
+    return open_images(dataset, n, size, augment, channels)
 
 
 @lru_cache(maxsize=2)
-def _test_images(dataset: str, at_most: int, size: int | None) -> ImageSet:
-    return read_images(dataset, "test", at_most, size)
+def _test_images(dataset: str, at_most: int, size: int | None, channels: int | None) -> ImageSet:
+    return read_images(dataset, "test", at_most, size, channels)
 
 
 _files = lru_cache(folder_digest)  # a folder of a million images is listed once
@@ -79,7 +79,7 @@ class Experiment:
     def images(self) -> ImageSet:
         """The N training images."""
         d = self.c.data
-        return _train_images(d.dataset, d.n_images, d.image_size, False)
+        return _train_images(d.dataset, d.n_images, d.image_size, False, d.channels)
 
     @property
     def validation(self) -> ImageSet:
@@ -94,7 +94,8 @@ class Experiment:
     def _held_out(self, half: int) -> ImageSet:
         d = self.c.data
         drawn = d.dataset.startswith("synthetic")
-        every = _test_images(d.dataset, (drawn and d.n_images) or HELD_OUT, d.image_size)
+        at_most = (drawn and d.n_images) or HELD_OUT
+        every = _test_images(d.dataset, at_most, d.image_size, d.channels)
         middle = len(every) // 2  # they take the classes in turn, so that a part is balanced too
         some = slice(half * middle, (half + 1) * middle)
         return replace(every, images=every.images[some], labels=every.labels[some])
@@ -103,8 +104,8 @@ class Experiment:
         """What the settings cannot say of the images: their content."""
         dataset = self.c.data.dataset
         found = {k: v["sha256"] for k, v in manifest().items() if k.startswith(dataset)}
-        if dataset.startswith("folder:"):  # the user's own files may change under the same name
-            found["files"] = _files(dataset.removeprefix("folder:"))
+        if own := own_files(dataset):  # the user's own files may change under the same name
+            found["files"] = _files(own)
         return {"data": found, "held_out": [HELD_OUT, "halves"]}
 
     # --------------------------------------------------------------------- tokenizer
@@ -121,7 +122,8 @@ class Experiment:
 
         def build(folder: Path) -> None:
             d = self.c.data
-            images = _train_images(d.dataset, inputs["n_images"], d.image_size, d.augment)
+            n = inputs["n_images"]
+            images = _train_images(d.dataset, n, d.image_size, d.augment, d.channels)
             stages.train_tokenizer(self.c, images, folder, self.device)
 
         return cache.stage("tokenizer", inputs, build)

@@ -93,7 +93,7 @@ def model_bits(
         recipe = Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03,
                                  seed=seed)  # fmt: skip
         train_ar(model, train, none, recipe, folder)
-        for old in folder.glob("step-*.safetensors"):
+        for old in folder.glob("step-*"):
             old.unlink()
         zeros = torch.zeros(len(test), dtype=torch.int64)
         parts = {"train": train[: len(test)], "held_out": test}

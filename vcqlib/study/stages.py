@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import Source, stream
+from ..data.batches import ImageSource, Part, stream
 from ..data.code_store import CodeStore, Layout, code_writer, open_codes, resident
 from ..data.image_sets import ImageSet
-from ..data.order import Part
 from ..files import read_json, write_json
 from ..models import autoregressive
 from ..models import tokenizer as tokenizers
@@ -57,7 +56,7 @@ def tokenizer_config(c: Configuration, channels: int, size: int) -> TokenizerCon
 
 def train_tokenizer(
     c: Configuration,
-    images: ImageSet | Source,
+    images: ImageSet | ImageSource,
     folder: Path,
     device: torch.device,
     held_out: Tensor | None = None,
@@ -66,8 +65,7 @@ def train_tokenizer(
 
     held_out: uint8 [M, C, H, W] whose error is logged on the way.
     """
-    pixels, (channels, size) = pixels_of(images)
-    shape = tokenizer_config(c, channels, size)
+    shape = tokenizer_config(c, images.channels, images.size)
     recipe = c.recipe("tokenizer")
     about = {"configuration": c.identity("tokenizer"), "model": shape.to_dict(),
              "classes": list(images.classes)}  # fmt: skip
@@ -83,18 +81,16 @@ def train_tokenizer(
                 torch.manual_seed(recipe.seed)
                 model = Tokenizer(shape).to(device)
             tokenizer_training.train_tokenizer(
-                model, pixels, recipe, folder, held_out, features, c.data.workers,
+                model, pixels_of(images), recipe, folder, held_out, features, c.data.workers,
                 about["configuration"], c.losses,
             )  # fmt: skip
             finish(model)
     return load_model(folder, Tokenizer, device)
 
 
-def pixels_of(images: ImageSet | Source) -> tuple[Tensor | Source, tuple[int, int]]:
-    """What is read in training, and the images' (channels, side)."""
-    if isinstance(images, ImageSet):
-        return images.images, (images.images.shape[1], images.images.shape[-1])
-    return images, (images.channels, images.size)
+def pixels_of(images: ImageSet | ImageSource) -> Tensor | ImageSource:
+    """What is read in training."""
+    return images.images if isinstance(images, ImageSet) else images
 
 
 # ----------------------------------------------------------------------------- codes
@@ -103,7 +99,7 @@ def pixels_of(images: ImageSet | Source) -> tuple[Tensor | Source, tuple[int, in
 def encode(
     c: Configuration,
     model: Tokenizer,
-    images: ImageSet | Source,
+    images: ImageSet | ImageSource,
     folder: Path,
     info: dict[str, Any],
     layout: Layout = "position-major",
@@ -117,7 +113,7 @@ def encode(
     info: what is to be said of the tokenizer and the images, beside what is known here.
     """
     device = next(model.parameters()).device
-    pixels, labels = pixels_of(images)[0], torch.as_tensor(images.labels)
+    pixels, labels = pixels_of(images), torch.as_tensor(images.labels)
     info = {**info, "model": model.config.to_dict(), "reversed": c.flipped,
             "classes": list(images.classes), "crop": getattr(images, "crop", "centre")}  # fmt: skip
     mine = distributed.share(len(images))

@@ -11,13 +11,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..data.code_store import take
 from ..models.autoregressive import ARModel
-from .inference import position_bits
+from ..models.guards import Codes, integers
+from .inference import check_rows, position_bits
 from .recipe import Recipe
 from .run import Run
 
@@ -35,8 +34,8 @@ class NextCode(nn.Module):
 
 def train_ar(
     model: ARModel,
-    codes: Tensor | np.ndarray,
-    labels: Tensor,
+    codes: Codes,
+    labels: Codes,
     recipe: Recipe,
     folder: Path | None = None,
     evaluate_at: tuple[int, ...] = (),
@@ -45,13 +44,13 @@ def train_ar(
     draw: Callable[[ARModel], Tensor] | None = None,
     origin: dict | None = None,
 ) -> ARModel:
-    """Train on codes [N, T] and labels int64 [N]: next-code cross-entropy, nothing else.
+    """Train on codes [N, T] and labels [N], integers: next-code cross-entropy, nothing else.
 
     A resumed run does not repeat the evaluations before its checkpoint. With several processes,
     every one of them evaluates and draws (sharded weights need all), and the first one writes.
 
     Args:
-        codes: int64, or what `codes.resident` gives for a store: on the device, or memory-mapped.
+        codes: in memory, or what `code_store.resident` gives: on the device, or memory-mapped.
         evaluate: called as `evaluate(model, step)` after each step named in `evaluate_at`.
         held_out: codes int64 [M, T] and labels [M], whose bits at each position are logged.
         draw: model → uint8 images [n, C, H, W], written as a PNG every `sample_every` steps.
@@ -65,12 +64,11 @@ def train_ar(
     device, r = next(model.parameters()).device, recipe
     if isinstance(codes, Tensor):
         codes = codes.to(device)  # a few bytes a code
-    labels = labels.to(device)
-    if isinstance(codes, Tensor) and codes.dtype not in (torch.int16, torch.int32):
-        model.check(codes, labels)  # those of a store were checked when it was written
+    labels = integers(labels, "labels", device).to(device)
+    check_rows(model, codes, labels)
     about = {"ar": model.config.to_dict(), "images": len(codes), "origin": origin}
     with Run("AR model", model, NextCode(model), r, folder, about) as run:
-        parts = iter(run.schedule(len(codes)))
+        parts = iter(run.batches(len(codes)))
         for step in run.steps():
             for _, rows in run.parts(parts):
                 batch, classes = take(codes, rows, device), labels[rows.to(device)]

@@ -22,26 +22,28 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        for name, weight in self.weights.items():
-            weight.lerp_(self._live[name].detach(), 1 - self.decay)
+        weights, live = list(self.weights.values()), list(self._live.values())
+        torch._foreach_lerp_(weights, live, 1 - self.decay)
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
         """Put the average into the model for good."""
+        self._put(self.weights)
+
+    def _put(self, weights: dict[str, Tensor]) -> None:
         for name, live in self._live.items():
-            live.copy_(self.weights[name])
+            live.copy_(weights[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the block the model has the averaged weights."""
         raw = {name: p.detach().clone() for name, p in self._live.items()}
-        self.copy_to_model()
         try:
+            self.copy_to_model()
             yield
         finally:
             with torch.no_grad():
-                for name, live in self._live.items():
-                    live.copy_(raw[name])
+                self._put(raw)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.weights)

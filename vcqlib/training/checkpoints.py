@@ -56,9 +56,14 @@ class Checkpoints:
         if distributed.rank() == 0:
             header = {"step": str(step), "configuration": json.dumps(self.configuration)}
             save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, header, FORMAT)
-            for old in sorted(self.folder.glob("step-*.safetensors"))[: -self.keep]:
+            for old in self._found()[: -self.keep]:
                 old.unlink()
         self.saved, self.last = time.monotonic(), step
+
+    def _found(self) -> list[Path]:
+        """The checkpoints in the folder, by step."""
+        paths = self.folder.glob("step-*.safetensors") if self.folder else ()
+        return sorted((p for p in paths if p.stem[5:].isdecimal()), key=lambda p: int(p.stem[5:]))
 
     def state(self) -> str:
         """What an error may say of them."""
@@ -67,17 +72,17 @@ class Checkpoints:
     def resume(self) -> int:
         """Load the newest readable checkpoint and return its step, 0 if there is none.
 
+        What cannot be read is renamed to *.damaged: it would count as the newest for ever.
+
         Raises:
             ValueError: it belongs to another configuration, or to another format.
         """
-        found = sorted(self.folder.glob("step-*.safetensors")) if self.folder else []
-        step = 0
-        for path in reversed(found):
+        step, damaged = 0, []
+        for path in reversed(self._found()):
             try:
                 tensors, header = load_tensors(path, version=None)
             except (ValueError, OSError) as error:
-                warnings.warn(f"{path} is not readable ({error}); trying the one before",
-                              stacklevel=2)  # fmt: skip
+                damaged.append((path, error))
                 continue
             self._check(path, header)
             for name, part in self.parts.items():
@@ -86,6 +91,12 @@ class Checkpoints:
             step = int(header["step"])
             break
         self.last = distributed.agree(step, "the checkpoint to continue from")
+        for path, error in damaged if distributed.rank() == 0 else ():
+            path.replace(aside := path.with_name(f"{path.name}.damaged"))
+            warnings.warn(
+                f"{path} is not readable ({error}): set aside as {aside.name}, continuing from "
+                f"step {step}", stacklevel=2,
+            )  # fmt: skip
         return self.last
 
     def _check(self, path: Path, header: dict[str, str]) -> None:

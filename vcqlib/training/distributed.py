@@ -54,14 +54,27 @@ def processes(device: str = "auto") -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
+@torch.no_grad()
+def equal(module: nn.Module) -> nn.Module:
+    """The module, with the first process's parameters and buffers in all of them.
+
+    DDP leaves buffers and FSDP leaves all as each process drew them; what is not wrapped, too.
+    """
+    for tensor in (*module.parameters(), *module.buffers()) if world() > 1 else ():
+        dist.broadcast(tensor, 0)
+    return module
+
+
 def wrap(network: nn.Module, shard: bool = False) -> nn.Module:
     """The network whose forward and backward work across processes; alone, the network itself.
+
+    All processes start with the first one's weights.
 
     shard: FSDP2, in place: one unit a Transformer block and one for the rest.
     """
     if world() == 1:
         return network
-    share_batch_norm(network)
+    share_batch_norm(equal(network))
     device = next(network.parameters()).device
     if not shard:
         places = [device.index] if device.type == "cuda" else None

@@ -1,4 +1,7 @@
-"""Trained models on whole sets, a batch at a time: codes, images, errors, bits."""
+"""Trained models on whole sets, a batch at a time: codes, images, errors, bits.
+
+Each function measures in eval mode and gives the model back in the mode that it had.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data.batches import Source, stream
+from ..data.batches import ImageSource, Part, stream
 from ..data.image_sets import to_float
-from ..data.order import Part
 from ..models.autoregressive import ARModel
+from ..models.guards import Codes, evaluating, integers
 from ..models.tokenizer import Tokenizer
 
 PIXELS, LOGITS = 2**25, 2**28  # entries measured at once, whatever the size of an example
+ROWS = 2**16  # of codes that are checked at once
 
 
 def _at_once(entries: int, each: int, at_most: int) -> int:
@@ -22,13 +26,20 @@ def _at_once(entries: int, each: int, at_most: int) -> int:
     return max(1, min(at_most, entries // each))
 
 
+def check_rows(model: ARModel, codes: Codes, labels: Tensor) -> None:
+    """Refuse codes or labels int64 that are out of range, or not integers, a part at a time."""
+    if labels.shape != (len(codes),):
+        raise ValueError(f"labels must be [{len(codes)}], got {tuple(labels.shape)}")
+    for first in range(0, max(1, len(codes)), ROWS):
+        model.check(codes[first : first + ROWS], labels[first : first + ROWS], first)
+
+
 @torch.no_grad()
 def encode(
-    model: Tokenizer, images: Tensor | Source, batch: int = 1000, at_most: int | None = None
+    model: Tokenizer, images: Tensor | ImageSource, batch: int = 1000, at_most: int | None = None
 ) -> Iterator[Tensor]:
     """Yield codes int64 [b, T] of uint8 images [N, C, H, W] or of a source's, in order."""
     device = next(model.parameters()).device
-    model.eval()
     rows = torch.arange(min(len(images), at_most or len(images)))
     for part in stream(images, [Part(0, part) for part in rows.split(batch)]):
         few = _at_once(PIXELS, part[0].numel(), batch)
@@ -38,38 +49,51 @@ def encode(
 @torch.no_grad()
 def encode_batch(model: Tokenizer, images: Tensor) -> Tensor:
     """Codes int64 [b, T] of uint8 images [b, C, H, W] on the model's device."""
-    return model.encode(to_float(images))
+    with evaluating(model):
+        return model.encode(to_float(images))
 
 
 @torch.no_grad()
-def decode(model: Tokenizer, codes: Tensor, batch: int = 1000) -> Tensor:
-    """Images float [N, C, H, W] on the CPU from codes int64 [N, m ≤ T]."""
+def decode(model: Tokenizer, codes: Codes, batch: int = 1000) -> Tensor:
+    """Images float [N, C, H, W] on the CPU from codes, integers [N, m ≤ T].
+
+    Raises:
+        ValueError: codes out of range; images that are not finite.
+    """
     device = next(model.parameters()).device
-    model.eval()
-    return torch.cat([model.decode(part.to(device)).cpu() for part in codes.split(batch)])
+    codes = integers(codes, "codes", device)
+    with evaluating(model):
+        images = torch.cat([model.decode(part.to(device)).cpu() for part in codes.split(batch)])
+    if not images.isfinite().all():
+        raise ValueError("the decoded images have NaN: the decoder's weights are damaged")
+    return images
 
 
 @torch.no_grad()
 def reconstruction_error(model: Tokenizer, images: Tensor, batch: int = 1000) -> float:
     """Mean squared error of uint8 images [N, C, H, W], in units of [-1, 1] images."""
     device, total = next(model.parameters()).device, 0.0
-    for part in images.split(_at_once(PIXELS, images[0].numel(), batch)):
-        x = to_float(part.to(device))
-        total += (model.decode(model.encode(x)) - x).square().mean().item() * len(x)
+    with evaluating(model):
+        for part in images.split(_at_once(PIXELS, images[0].numel(), batch)):
+            x = to_float(part.to(device))
+            total += (model.decode(model.encode(x)) - x).square().mean().item() * len(x)
     return total / len(images)
 
 
 @torch.no_grad()
 def position_bits(
-    model: ARModel, codes: Tensor, labels: Tensor, own: bool = False, batch: int = 512
+    model: ARModel, codes: Codes, labels: Codes, own: bool = False, batch: int = 512
 ) -> Tensor:
-    """Mean cross-entropy at each position, bits, float64 [T]; `own` as in `position_losses`."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    """Mean cross-entropy at each position, bits, float64 [T]; `own` as in `position_losses`.
+
+    Raises:
+        ValueError: codes or labels out of range, named.
+    """
+    device, (codes, labels) = next(model.parameters()).device, model.check(codes, labels)
     total = torch.zeros(codes.shape[1], dtype=torch.float64)
     batch = _at_once(LOGITS, codes.shape[1] * model.config.vocabulary, batch)
-    for c, y in zip(codes.split(batch), labels.split(batch), strict=True):
-        losses = model.position_losses(c.to(device), y.to(device), own)
-        total += losses.double().sum(0).cpu()
-    model.train(was_training)
+    with evaluating(model):
+        for c, y in zip(codes.split(batch), labels.split(batch), strict=True):
+            losses = model.position_losses(c.to(device), y.to(device), own)
+            total += losses.double().sum(0).cpu()
     return total / len(codes) / math.log(2)

@@ -119,7 +119,8 @@ class PatchCritic(nn.Module):
         loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
         if lecam:
             means = distributed.mean(torch.stack([real.detach().mean(), made.detach().mean()]))
-            self.averages.lerp_(means, 1 - decay)
+            moved = self.averages.lerp(means, 1 - decay)
+            self.averages.copy_(torch.where(moved.isfinite().all(), moved, self.averages))
             towards = F.relu(real - self.averages[1]).square().mean()
             loss = loss + lecam * (towards + F.relu(self.averages[0] - made).square().mean())
         return loss
@@ -160,8 +161,10 @@ class ImageLosses(nn.Module):
             total = total + c.perceptual * terms["perceptual"]
         if self.critic:
             self.critic.requires_grad_(False)
-            terms["adversarial"] = -self.critic(images).float().mean()
-            self.critic.requires_grad_(True)
+            try:
+                terms["adversarial"] = -self.critic(images).float().mean()
+            finally:
+                self.critic.requires_grad_(True)
             scale = _balance(total, terms["adversarial"], last) if c.adaptive else 1.0
             # the critic's own loss sees the images detached, so one backward serves both
             terms["critic"] = self.critic.loss(target, images, c.lecam)

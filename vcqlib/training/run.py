@@ -1,7 +1,7 @@
 """What surrounds the loss in a training loop: update, average, checkpoints, log, progress.
 
 with Run("AR model", model, network, recipe, folder, about) as run:
-    parts = iter(run.schedule(len(codes)))
+    parts = iter(run.batches(len(codes)))
     for step in run.steps():
         for _, rows in run.parts(parts):  # accumulated, shared among processes
             run.backward(run.network(codes[rows]))
@@ -21,12 +21,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.batches import Batches, Order
 from ..data.image_sets import write_sheet
-from ..data.order import Order, Schedule
-from ..files import atomic_path
+from ..files import atomic_path, held
+from ..models.guards import evaluating
 from ..progress import bar
 from . import distributed
 from .average import MovingAverage
@@ -71,10 +73,7 @@ class Run:
             folder, parts, {"recipe": recipe.identity(), **about},
             recipe.checkpoint_minutes, recipe.keep,
         )  # fmt: skip
-        self.step = self.checkpoints.resume()
-        first = distributed.rank() == 0
-        self.folder = folder if first else None  # logs and pictures are the first process's
-        self.log = Log(self.folder, self.step, recipe.tensorboard)
+        self.folder = None if distributed.rank() else folder  # logs and pictures: the first's
         self._sums: dict[str, Tensor] = {}
         self._values: dict[str, Any] = {}
         self.loss = math.nan  # of the last update, over all parts and processes
@@ -84,8 +83,11 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(memory_advice(self._advice()))
             stack.enter_context(own_randomness(self.device))
+            if self.folder is not None:
+                stack.enter_context(held(self.folder))
+            self.step = self.checkpoints.resume()
             stack.enter_context(self.checkpoints.watched())
-            stack.enter_context(self.log)
+            self.log = stack.enter_context(Log(self.folder, self.step, r.tensorboard))
             self.bar = stack.enter_context(
                 bar(desc=self.title, total=r.steps * r.batch, initial=self.step * r.batch,
                     unit="image", unit_scale=True, **quiet)
@@ -108,10 +110,10 @@ class Run:
             torch.manual_seed(self.recipe.seed * 1_000_003 + step + (distributed.rank() << 40))
             yield step
 
-    def schedule(self, n: int, order: Order | None = None) -> Schedule:
+    def batches(self, n: int, order: Order | None = None) -> Batches:
         """This process's parts of every batch of n rows that is left."""
         r = self.recipe
-        return Schedule(
+        return Batches(
             n, r.batch, r.seed, self.step, r.steps, r.accumulate, distributed.rank(),
             self.processes, order,
         )  # fmt: skip
@@ -147,6 +149,7 @@ class Run:
         self._stop, self._save = (wish > 0 for wish in wishes)
         for what, value in (("loss", loss), ("the gradient's length", norm)):
             if not math.isfinite(value):
+                self.optimiser.zero_grad(set_to_none=True)
                 raise FloatingPointError(
                     f"{what} is {value} at step {self.step + 1}; {self.checkpoints.state()}: "
                     f"lower lr (now {r.lr})"
@@ -170,17 +173,21 @@ class Run:
         with (
             self.average.applied() if self.average else nullcontext(),
             distributed.gathered(self.network),
+            evaluating(self.model),
         ):
-            self.model.eval()
             yield self.model
-        self.model.train()
 
     def means(self) -> dict[str, float]:
         """This update's means of the values given to `backward`."""
         return {k: distributed.mean(v).item() for k, v in self._sums.items() if k != "loss"}
 
     def note(self, **values: Any) -> None:
-        """Values of this step for the log."""
+        """Values of this step for the log: numbers or lists of them, which have to be finite."""
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                raise FloatingPointError(
+                    f"{name} is {value} at step {self.step + 1}; {self.checkpoints.state()}"
+                )
         self._values |= values
 
     def picture(self, images: Tensor) -> None:
@@ -218,8 +225,6 @@ class Log:
     def __init__(self, folder: Path | None, start: int, tensorboard: bool = False) -> None:
         self.path = folder / "log.jsonl" if folder else None
         self.board = None
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
         if folder and tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Source, stream
+from ..data.batches import ImageSource, stream
 from ..data.image_sets import to_float, to_uint8
 from ..models.tokenizer import Tokenizer
 from ..settings import fold
@@ -27,7 +27,7 @@ PIXELS_ALONE = Losses()
 
 def train_tokenizer(
     model: Tokenizer,
-    images: Tensor | Source,
+    images: Tensor | ImageSource,
     recipe: Recipe,
     folder: Path | None = None,
     held_out: Tensor | None = None,
@@ -56,12 +56,13 @@ def train_tokenizer(
     if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
         raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
     criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
+    distributed.equal(criterion)  # the critic is not wrapped
     about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin,
              "losses": fold(losses)}  # fmt: skip
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
     with Run("tokenizer", model, model, r, folder, about, criterion.critic) as run:
         order = None if isinstance(images, Tensor) else images.order
-        batches = stream(images, run.schedule(len(images), order), r.seed, workers)
+        batches = stream(images, run.batches(len(images), order), r.seed, workers)
         for _ in run.steps():
             for pictures in run.parts(batches):
                 x = to_float(pictures.to(device))

@@ -1,0 +1,134 @@
+"""The image sets that go by a name: read, checked, split; uint8 arrays in file order."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from .downloads import cifar10_files, idx_files
+from .vendored import manifest, read_vendored
+
+Arrays = tuple[np.ndarray, np.ndarray, tuple[str, ...]]  # u8 [N, C, H, W], [N], class names
+DIGITS = tuple("0123456789")
+FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+EMOJI_TEST_EVERY = 10
+
+
+def read_named(name: str, split: str) -> Arrays:
+    """All images of a split ("train" or "test") of a set in `image_sets.TRAINING_IMAGES`."""
+    return _READERS[name](split)
+
+
+def read_idx(content: bytes, name: str) -> np.ndarray:
+    """A uint8 array in the IDX format of MNIST: magic 0, 0, 8, rank; sizes; bytes, and no more."""
+    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+        raise ValueError(f"{name} is not an IDX file of bytes: starts with {content[:4].hex()}")
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4).astype(np.int64)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+    if values.size != np.prod(shape.astype(object)):  # exact, whatever a forged header claims
+        claimed = " x ".join(map(str, shape))
+        raise ValueError(f"{name} is damaged: it claims {claimed} bytes and holds {values.size:,}")
+    return values.reshape(shape)
+
+
+def _idx_file(path: Path) -> np.ndarray:
+    """An IDX file, or the same with `.gz`."""
+    if path.is_file():
+        return read_idx(path.read_bytes(), str(path))
+    packed = path.with_name(f"{path.name}.gz")
+    try:
+        return read_idx(gzip.decompress(packed.read_bytes()), str(packed))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{packed} is damaged ({error}): remove it") from None
+
+
+def _idx_names(split: str) -> tuple[str, str]:
+    prefix = {"train": "train", "test": "t10k"}[split]
+    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+
+
+def _idx_set(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Arrays:
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(f"IDX images {images.shape} and labels {labels.shape} do not belong")
+    return images[:, None], _known(labels, classes, "IDX labels"), classes
+
+
+def _known(labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
+    if labels.size and labels.max() >= len(classes):
+        raise ValueError(f"{name}: label {labels.max()} where there are {len(classes)} classes")
+    return labels
+
+
+def _fashion_mnist(split: str) -> Arrays:
+    names = _idx_names(split)
+    if manifest():
+        files = [f"fashion-mnist/{name}.gz" for name in names]
+        return _idx_set(*(read_idx(read_vendored(file), file) for file in files), FASHION)
+    folder = idx_files("FashionMNIST")
+    return _idx_set(*(_idx_file(folder / name) for name in names), FASHION)
+
+
+def _mnist(split: str) -> Arrays:
+    folder = idx_files("MNIST")
+    return _idx_set(*(_idx_file(folder / name) for name in _idx_names(split)), DIGITS)
+
+
+def _digits(split: str) -> Arrays:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
+    halves = train_test_split(
+        np.arange(len(labels)), test_size=360, random_state=0, stratify=labels
+    )
+    chosen = np.sort(halves[split == "test"])
+    return images[chosen], labels[chosen], DIGITS
+
+
+def _cifar10(split: str) -> Arrays:
+    paths = cifar10_files(split)
+    raw = [np.fromfile(path, dtype=np.uint8) for path in paths]
+    for path, batch in zip(paths, raw, strict=True):
+        if batch.size != 10_000 * 3073:
+            raise ValueError(f"{path} is damaged ({batch.size} bytes): remove it")
+    rows = np.concatenate(raw).reshape(-1, 3073)  # label, then 3 x 32 x 32
+    labels = _known(rows[:, 0], CIFAR10, str(paths[0].parent))
+    return rows[:, 1:].reshape(-1, 3, 32, 32), labels, CIFAR10
+
+
+def _emoji(split: str) -> Arrays:
+    """Twemoji at 32 x 32 over white; every tenth of a class, in Unicode's order, is held out."""
+    from PIL import Image
+
+    listing = json.loads(read_vendored("emoji/emoji.json"))
+    sheet = np.asarray(Image.open(BytesIO(read_vendored("emoji/emoji.webp"))).convert("RGB"))
+    across = sheet.shape[1] // 32
+    tiles = sheet.reshape(-1, 32, across, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
+    labels = np.array([label for _, _, label in listing["emoji"]], dtype=np.int64)
+    place = np.empty_like(labels)  # of an emoji within its class
+    for label in range(len(listing["classes"])):
+        rows = np.flatnonzero(labels == label)
+        place[rows] = np.arange(1, len(rows) + 1)
+    chosen = np.flatnonzero((place % EMOJI_TEST_EVERY == 0) == (split == "test"))
+    return tiles[chosen], labels[chosen], tuple(listing["classes"])
+
+
+_READERS = {
+    "fashion-mnist": _fashion_mnist,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "digits": _digits,
+    "emoji": _emoji,
+}

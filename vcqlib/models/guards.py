@@ -1,0 +1,102 @@
+"""What keeps the models whole: what they may be given, and the mode that they are given back in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Codes = Tensor | np.ndarray  # integers of any width
+INTEGERS = {
+    torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+}  # fmt: skip
+
+
+def integers(values: Any, name: str, device: torch.device) -> Tensor:
+    """Integers of any width as int64: a tensor stays on its device, an array goes to `device`.
+
+    Raises:
+        ValueError: floats, truth values or anything else; masked entries; a value beyond int64.
+    """
+    if not isinstance(values, Tensor):
+        array = np.asarray(values)
+        if array.dtype.kind not in "iu" or np.ma.is_masked(values):
+            what = "masked entries" if np.ma.is_masked(values) else array.dtype
+            raise ValueError(f"{name} must be integers, got {what}")
+        values = torch.from_numpy(array.astype(array.dtype.newbyteorder("="))).to(device)
+    kind = values.dtype
+    if kind not in INTEGERS:
+        raise ValueError(f"{name} must be integers, got {kind}")
+    whole = values.to(torch.int64)
+    if kind == torch.uint64 and (whole < 0).any():
+        raise ValueError(f"{name} must be below 2^63, got {int(whole.min()) + 2**64}")
+    return whole
+
+
+def check_codes(codes: Tensor, sizes: Sequence[int], first: int = 0) -> None:
+    """Raise ValueError unless codes int64 [B, m ≤ T] lie below their position's size.
+
+    The message names the first that does not, its image from 0 and its position from 1. `first`:
+    the number of the first image.
+    """
+    if codes.ndim != 2 or codes.shape[1] > len(sizes):
+        raise ValueError(f"codes must be [B, m] with m <= {len(sizes)}, got {tuple(codes.shape)}")
+    limits = torch.as_tensor(sizes[: codes.shape[1]], device=codes.device)
+    wrong = ((codes < 0) | (codes >= limits)).nonzero()
+    if len(wrong):
+        b, t = wrong[0].tolist()
+        raise ValueError(
+            f"code {int(codes[b, t])} at image {first + b}, position {t + 1} is outside "
+            f"0..{sizes[t] - 1}"
+        )
+
+
+def check_labels(labels: Tensor, largest: int, first: int = 0) -> None:
+    """Raise ValueError unless labels int64 [B] lie in 0..largest; names the first that does not."""
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be [B], got {tuple(labels.shape)}")
+    wrong = ((labels < 0) | (labels > largest)).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        raise ValueError(f"label {int(labels[i])} at row {first + i} is outside 0..{largest}")
+
+
+def short(x: Tensor) -> Tensor:
+    """Whether every vector along the last axis has a finite length in fp32, bool []."""
+    return x.norm(dim=-1).isfinite().all()
+
+
+def steady(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """`norm(x)`, whose running statistics a batch that is not finite does not move: x becomes NaN.
+
+    Raises:
+        ValueError: the statistics are not finite, in eval.
+    """
+    if not norm.training:
+        if not (norm.running_mean.isfinite() & norm.running_var.sqrt().isfinite()).all():
+            raise ValueError("the running statistics have NaN or infinite entries: train them anew")
+        return norm(x)
+    before = [statistic.clone() for statistic in norm.buffers()]
+    y = norm(x)
+    sane = torch.stack([statistic.isfinite().all() for statistic in norm.buffers()]).all()
+    for now, old in zip(norm.buffers(), before, strict=True):
+        now.data.copy_(torch.where(sane, now, old))  # data: the backward pass does not read them
+    return torch.where(sane, y, torch.nan)
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards, and after an error, each part's own mode again."""
+    training = [part for model in models for part in model.modules() if part.training]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
