@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,11 @@ class Recipe:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
+        if (untrained := self.ema**self.steps) > 0.5:
+            warnings.warn(
+                f"ema {self.ema} over {self.steps} steps keeps {untrained:.0%} of the untrained "
+                "weights: lower ema, or train longer", stacklevel=3,
+            )  # fmt: skip
         for name in ("accumulate", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
