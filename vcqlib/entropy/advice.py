@@ -139,15 +139,20 @@ def _unused(d: Diagnosis) -> Iterator[Advice]:
         own, even = (
             float(np.exp2(bits[living].mean())) for bits in (d.usage.bits, d.ideal_unigram)
         )
-        rows = f"{d.usage.pooled_used:,} of {max(d.sizes):,} codes occur at all. "
+        smaller = (
+            f"A codebook of about {own:,.0f} codes could"
+            if min(d.sizes) == max(d.sizes)
+            else f"Codebooks of {2**-short:.0%} of these sizes could"
+        )
         yield Advice(
             "unused",
-            f"{rows}A position uses as many as {own:,.0f} even codes, where uniform ones would "
-            f"show {even:,.0f}: {short:.2f} bits less.",
+            f"{d.usage.pooled_used:,} of {max(d.sizes):,} codes occur at all. A position uses as "
+            f"many as {own:,.0f} even codes, where uniform ones would show {even:,.0f}: "
+            f"{short:.2f} bits less.",
             "Σ H(X_t) bounds what a sequence can tell, and Σ log2 K_t only if codes are used "
             "evenly.",
-            f"A codebook of about {own:,.0f} codes could hold as much; or keep codes alive "
-            "(restarts, a moving average, fewer dimensions, normalised vectors).",
+            f"{smaller} hold as much; or keep codes alive (restarts, a moving average, fewer "
+            "dimensions, normalised vectors).",
         )
 
 
