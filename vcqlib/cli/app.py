@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 prog="vcq",
                 description=ABOUT,
             )
+            if sys.stdout:
+                sys.stdout.flush()
         except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
             print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
             return 2
