@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -41,11 +42,11 @@ def scratch_path(path: str | Path) -> Iterator[Path]:
     Raises OSError with one line that names `path` if there is no space or no permission.
     """
     path = Path(path)
+    real = Path(os.path.realpath(path))  # a link stays a link
+    place = Path(tempfile.gettempdir()) if _is_device(path) else real.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
+        place.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=place)
     except OSError as error:
         raise _unwritten(path, error) from None
     os.close(handle)
@@ -74,9 +75,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def put(temporary: Path, path: Path) -> None:
-    """Rename a finished temporary file, readable for all."""
+    """Rename a finished temporary file, readable for all; copy it into a pipe or a terminal."""
+    if _is_device(path):
+        with open(temporary, "rb") as source, open(path, "wb") as target:
+            shutil.copyfileobj(source, target)
+        return
     temporary.chmod(0o644)
-    temporary.replace(path)
+    temporary.replace(os.path.realpath(path))
+
+
+def _is_device(path: Path) -> bool:
+    """Whether this takes bytes but is no file to replace: `/dev/stdout`, a pipe, a terminal."""
+    if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _unwritten(path: Path, error: Exception) -> OSError:
