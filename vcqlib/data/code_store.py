@@ -258,7 +258,15 @@ def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarra
         return store.codes
     if store.codes.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return store.codes
-    return torch.from_numpy(np.array(store.codes, order="C")).to(device)
+    held = torch.from_numpy(np.array(store.codes, order="C"))
+    return held.view(_signed(held)).to(device).view(held.dtype)
+
+
+def _signed(codes: torch.Tensor) -> torch.dtype:
+    """The signed type as wide as an unsigned one, which few kernels know; else the type itself."""
+    import torch
+
+    return {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype, codes.dtype)
 
 
 def take(
@@ -270,9 +278,7 @@ def take(
     if isinstance(codes, np.ndarray):
         batch = torch.from_numpy(codes[rows.cpu().numpy()].astype(np.int64))
         return batch.to(device, non_blocking=True)
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype)
-    rows = rows.to(codes.device)
-    if signed is None:
-        return codes[rows].to(device, torch.int64)
-    batch = codes.view(signed)[rows].to(torch.int64)  # few kernels know the unsigned types
-    return (batch & (1 << 8 * codes.element_size()) - 1).to(device)
+    batch = codes.view(_signed(codes))[rows.to(codes.device)].to(torch.int64)
+    if codes.dtype in (torch.uint16, torch.uint32):
+        batch &= (1 << 8 * codes.element_size()) - 1  # undo the sign
+    return batch.to(device)
