@@ -56,6 +56,7 @@ def scratch_path(path: str | Path) -> Iterator[Path]:
             yield temporary
         except Exception as error:  # safetensors has its own type for a full disk
             ours = isinstance(error, OSError) and error.filename in (None, name, temporary)
+            ours = ours and not isinstance(error, Unwritten)  # of a file inside the block
             if ours or "SafetensorError" in type(error).__name__:
                 raise _unwritten(path, error) from error
             raise
@@ -91,12 +92,16 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _unwritten(path: Path, error: Exception) -> OSError:
+class Unwritten(OSError):
+    """A file could not be written; what was there before is kept."""
+
+
+def _unwritten(path: Path, error: Exception) -> Unwritten:
     reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(
         str(error).split()
     )
     number = error.errno if isinstance(error, OSError) else None
-    unwritten = OSError(f"{path} could not be written ({reason}); what was there before is kept")
+    unwritten = Unwritten(f"{path} could not be written ({reason}); what was there before is kept")
     unwritten.errno = number
     return unwritten
 
