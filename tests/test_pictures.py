@@ -87,6 +87,12 @@ def test_what_is_no_single_picture_of_8_bits_is_refused(case):
         open_image(BytesIO(content), "a/b.png")
 
 
+def test_a_name_of_two_lines_is_shown_on_one():
+    with pytest.raises(ValueError) as error:
+        open_image(BytesIO(b"x"), "a\nb.png")
+    assert str(error.value).startswith(r"'a\nb.png' is no image")
+
+
 def test_a_phone_s_picture_with_its_depth_map_is_one_picture():
     file = BytesIO()
     noise().save(file, "MPO", save_all=True, append_images=[noise("L")])

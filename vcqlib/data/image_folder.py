@@ -86,6 +86,16 @@ def walk(folder: Path, skipped: Counter | None = None) -> list[Path]:
     return sorted(found)
 
 
+def existing_folder(folder: str | Path) -> Path:
+    """The folder with ~ unfolded, or one line that says that it is none."""
+    path = user_path(folder)
+    if not path.is_dir():
+        if path.exists():
+            raise NotADirectoryError(f"{path} is a file: give the folder of the images")
+        raise FileNotFoundError(f"folder {path} does not exist")
+    return path
+
+
 def hidden(name: str) -> bool:
     """Whether an entry is a system's or an editor's, and no data."""
     return name.startswith(".") or name.lower() in SYSTEM
@@ -102,13 +112,14 @@ def files_digest(files: Iterable[Path], root: Path) -> str:
     for path in files:
         with suppress(OSError):  # a link to nowhere
             stat = path.stat()
-            seen.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            line = f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"
+            seen.update(line.encode(errors="surrogateescape"))  # names may be any bytes
     return seen.hexdigest()
 
 
 def folder_digest(folder: str | Path) -> str:
     """Hash of the names, sizes and times of all files that `walk` finds below `folder`."""
-    root = user_path(folder)
+    root = existing_folder(folder)
     return files_digest(walk(root), root)
 
 
@@ -151,9 +162,7 @@ class FolderFiles:
     """
 
     def __init__(self, folder: str | Path, split: str, hold_out: bool = True) -> None:
-        root = self._root = user_path(folder)
-        if not root.is_dir():
-            raise FileNotFoundError(f"image folder {root} does not exist")
+        root = self._root = existing_folder(folder)
         skipped: Counter = Counter()
         splits = _splits(root, skipped)
         self._places = tuple(splits.values()) or (root,)
@@ -192,15 +201,15 @@ class FolderFiles:
 
 def _splits(root: Path, skipped: Counter) -> dict[str, Path]:
     """Split → folder; empty if the folders in `root` are classes, or there are none."""
-    named: dict[str | None, list[Path]] = {}
-    for place in sorted(root.iterdir()):
-        if place.is_dir() and not hidden(place.name):
-            named.setdefault(split_of(place.name), []).append(place)
+    named = _by_split(root)
     others = named.pop(None, [])
     if "train" not in named:
         if named and not others:
             alone = next(iter(named.values()))[0]
             raise ValueError(f"{root} has {alone.name}/ and no training split: add train/")
+        for place in others:  # a data set, not a class: its splits would become one
+            if len(_by_split(place).keys() & SPLITS.keys()) > 1:
+                raise ValueError(f"{place} holds splits of its own: give this folder, not {root}")
         return {}
     for split, (first, *more) in named.items():
         if more:
@@ -216,6 +225,15 @@ def _splits(root: Path, skipped: Counter) -> dict[str, Path]:
         )
     skipped.update(f"{other.name}/ beside the splits" for other in others)
     return {split: place for split, (place,) in named.items()}
+
+
+def _by_split(root: Path) -> dict[str | None, list[Path]]:
+    """The folders in `root` by the split that they are called after, sorted; None: no split."""
+    named: dict[str | None, list[Path]] = {}
+    for place in sorted(root.iterdir()):
+        if place.is_dir() and not hidden(place.name):
+            named.setdefault(split_of(place.name), []).append(place)
+    return named
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:

@@ -25,9 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..checks import one_line
-from ..files import user_path
 from ..progress import say
-from .image_folder import channels_of, files_digest, mode_or_none, split_of, walk
+from .image_folder import channels_of, existing_folder, files_digest, mode_or_none, split_of, walk
 from .pictures import open_image
 
 WINDOW = 16  # row groups that are shuffled together, and held in memory
@@ -62,7 +61,7 @@ class ParquetFiles:
         except ImportError:
             raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from None
         folder, _, options = str(place).partition("?")
-        self._root = user_path(folder)
+        self._root = existing_folder(folder)
         files = _files(self._root)
         with _readable(self._root):
             self._splits = {name: dataset(paths, format="parquet") for name, paths in files.items()}
@@ -146,8 +145,6 @@ class ParquetFiles:
 
 def _files(folder: Path) -> dict[str, list[str]]:
     """Split → its files, sorted."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} does not exist")
     found: dict[str, list[str]] = {}
     for path in walk(folder):
         if path.suffix.lower() == ".parquet":

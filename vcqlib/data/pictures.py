@@ -18,6 +18,10 @@ COLOUR = frozenset(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
 PAGES = frozenset(("GIF", "PNG", "TIFF", "WEBP"))  # not MPO: a phone's JPEG with its depth map
 
 
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)  # a message keeps to one line
+
+
 def _open(file: Path | BinaryIO, name: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a cut file, which is refused below
@@ -42,7 +46,7 @@ def _open(file: Path | BinaryIO, name: str) -> Image.Image:
 
 def image_mode(file: Path | BinaryIO, name: str | None = None) -> str:
     """The mode in the header; ValueError if it does not fit into 8 bits a channel."""
-    with _open(file, name or str(file)) as image:
+    with _open(file, _printable(name or str(file))) as image:
         return image.mode
 
 
@@ -52,7 +56,7 @@ def open_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
     Raises ValueError with `name` (default: the path) if it is broken, too large, in a mode that
     8 bits cannot hold, or one of several in its file (animations, pages).
     """
-    name = name or str(file)
+    name = _printable(name or str(file))
     with _open(file, name) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # on corrupt EXIF data: names no file
         try:
