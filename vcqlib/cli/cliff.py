@@ -93,7 +93,7 @@ def cliff(
     if plot is not None:
         from ..chapters import figures
 
-        shown = {"ideal codes": curves["bits"], "capacity": np.log2(np.array(known, float))}
+        shown = {"ideal codes": curves["bits"], "capacity": [*map(math.log2, known)]}
         marks = {f"t* = {position}": max(position, 1)} if position is not None else {}
         with atomic_path(plot) as temporary:
             figure = figures.positions(
