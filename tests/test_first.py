@@ -1,6 +1,7 @@
 """`vcq cliff` and `vcq schedule`; and what all commands share: one line for bad input."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -173,6 +174,18 @@ def test_what_a_command_writes_is_not_held_back(capsys, monkeypatch):
     assert said == [stream]
 
 
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    """As with `| head`: files are written, nothing is said, and the exit code is 0."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = ["cliff", "-n", "9", "-k", "2", "--json", str(tmp_path / "c.json")]
+    command = [sys.executable, "-m", "vcqlib", *line]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "c.json").exists()
+
+
 def test_bash_completes_commands_and_options(tmp_path, capsys):
     assert main(["completion", "bash"]) == 0
     (tmp_path / "vcq.bash").write_text(capsys.readouterr().out)
@@ -186,5 +199,5 @@ def test_bash_completes_commands_and_options(tmp_path, capsys):
         ).stdout.split()
 
     assert complete("vcq", "sch") == ["schedule"]
-    assert set(complete("vcq", "")) >= app._subcommands.keys()
+    assert set(complete("vcq", "")) >= set(app.names)
     assert "--schedule" in complete("vcq", "cliff", "--s")

@@ -47,6 +47,11 @@ def test_every_import_is_declared_and_its_extra_known():
         assert package in extras[extra], f"{package} is not in [{extra}]"
 
 
+def test_the_version_is_said_once_and_cited():
+    assert PROJECT["dynamic"] == ["version"]
+    assert f"\nversion: {vcqlib.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel of this tree, built by the backend itself as `pip install .` does."""

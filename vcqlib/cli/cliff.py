@@ -85,7 +85,6 @@ def cliff(
         "distinct_prefixes": theory.expected_distinct_prefixes(n, known),
     }
     position = theory.cliff_position(n, known)
-    print(_report(n, known, curves, position, length or (len(sizes) or None)))
     if json is not None:
         lists = {name: values.tolist() for name, values in curves.items()}
         about = {"n": n, "codebook_sizes": known, "cliff": position, "log2_n": math.log2(n)}
@@ -100,6 +99,7 @@ def cliff(
                 shown, dashed=("capacity",), marks=marks, log_x=len(known) > 32
             )
             figure.savefig(temporary)
+    print(_report(n, known, curves, position, length or (len(sizes) or None)))
 
 
 def _scheduled(name: str, length: int, k: int, growth: Growth) -> list[int]:
