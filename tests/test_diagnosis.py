@@ -158,7 +158,7 @@ def test_the_remedy_of_short_is_the_smallest_that_works(n, length, k):
 def test_what_short_says_is_true():
     codes = ideal(sizes=(4,) * 6)
     (advice,) = diagnose(codes, sizes=[4]).advice
-    assert "4,096 codes for 5,000 sequences: at least 904" in advice.finding
+    assert "4,096 codes, for 5,000 sequences: at least 904" in advice.finding
     assert N - len(np.unique(codes, axis=0)) >= 904
     assert "7 positions with K = 4, or 6 with K = 5" in advice.remedy
 

@@ -85,7 +85,6 @@ def cliff(
         "distinct_prefixes": theory.expected_distinct_prefixes(n, known),
     }
     position = theory.cliff_position(n, known)
-    print(_report(n, known, curves, position, length or (len(sizes) or None)))
     if json is not None:
         lists = {name: values.tolist() for name, values in curves.items()}
         about = {"n": n, "codebook_sizes": known, "cliff": position, "log2_n": math.log2(n)}
@@ -93,13 +92,14 @@ def cliff(
     if plot is not None:
         from ..chapters import figures
 
-        shown = {"ideal codes": curves["bits"], "capacity": np.log2(np.array(known, float))}
+        shown = {"ideal codes": curves["bits"], "capacity": [*map(math.log2, known)]}
         marks = {f"t* = {position}": max(position, 1)} if position is not None else {}
         with atomic_path(plot) as temporary:
             figure = figures.positions(
                 shown, dashed=("capacity",), marks=marks, log_x=len(known) > 32
             )
             figure.savefig(temporary)
+    print(_report(n, known, curves, position, length or (len(sizes) or None)))
 
 
 def _scheduled(name: str, length: int, k: int, growth: Growth) -> list[int]:

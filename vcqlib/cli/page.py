@@ -56,7 +56,7 @@ def page(d: Diagnosis, name: str, pictures: Twins | None = None) -> str:
         "measured, given the positions before": d.entropy.bits,
         "ideal codes": d.ideal,
         "measured, each position alone": d.usage.bits,
-        "capacity, log2 K": np.log2(np.array(d.sizes, float)),
+        "capacity, log2 K": np.array([*map(math.log2, d.sizes)]),
     }
     if d.held_out is not None:
         measured["a small AR model, held out"] = d.held_out.test

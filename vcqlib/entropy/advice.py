@@ -4,12 +4,12 @@
 |---|---|---|
 | few | N is too small to see a position's distribution | uniform codes themselves show less |
 | short | the sequences cannot all differ | pigeonhole: Π K_t < N |
-| dead | a position never varies | H(X_t \\| X_<t) ≤ H(X_t) = 0 |
+| dead | a position never varies | what it adds is at most H(X_t) = 0 |
 | faint | a position hardly varies | the same bound, against uniform codes at this N |
-| copy | a position repeats another one | H(X_t \\| X_s) = 0 |
+| copy | a position repeats another one | H(X_t given X_s) = 0 |
 | unused | tokens are spread over few codes | Σ H(X_t), not Σ log2 K_t, bounds what is told |
 | same | sequences occur more than once | H(X_1 … X_T) = log2 N only if all differ |
-| cliff | most positions come after the cliff | Σ H(X_t \\| X_<t) ≤ log2 N, whatever the codes |
+| cliff | most positions come after the cliff | the bits of all positions sum to log2 N at most |
 | late | the bits last longer than independent positions would | the positions inform one another |
 | memorised | a model knows its own sequences better | the gap of its cross-entropies is memory |
 | unlearned, noise | a model learns little or nothing | held-out cross-entropy against Σ H(X_t) |
@@ -74,7 +74,7 @@ def _short(d: Diagnosis) -> Iterator[Advice]:
     cells, k = math.prod(d.sizes), max(d.sizes)
     yield Advice(
         "short",
-        f"The {d.length} positions have {cells:,} codes for {d.n:,} sequences: at least "
+        f"T = {d.length} leaves room for {cells:,} codes, for {d.n:,} sequences: at least "
         f"{d.n - cells:,} of them must equal another one.",
         "Π K_t < N (pigeonhole): there is no cliff, for not all sequences can be told apart.",
         f"{cliff_position(d.n, k)} positions with K = {k:,}, or {d.length} with "
