@@ -16,7 +16,7 @@ CHAPTERS = {chapter.name: chapter.declared() for chapter in BOOK.chapters()}
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_parameter_is_known_and_has_a_fitting_default(name: str) -> None:
     assert CHAPTERS[name].keys() <= known().keys()
-    check(CHAPTERS[name])
+    check(dict(CHAPTERS[name]))
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
@@ -51,6 +51,7 @@ def test_every_chapter_checks_before_it_does_anything(name: str) -> None:
     ("values", "message"),
     [
         ({"n_images": 1}, "n_images must be at least 2, got 1$"),
+        ({"n_images": None}, "n_images must be a whole number, got None$"),
         ({"n_images": True}, "n_images must be .* got True$"),
         ({"length": 10**9}, "length must be at most 65536, got 1000000000$"),
         ({"seed": -1}, "seed must be at least 0, got -1$"),

@@ -71,6 +71,7 @@ def test_study_files_of_the_book_are_valid():
         ({"groups": ...}, "bad.yaml: groups is missing"),
         ({"arms": {}}, "group 'main', arm 'uniform': unknown arm 'uniform'"),
         ({"arms": {"uniform": None}}, "arms.uniform must be a valid mapping, got None"),
+        ({"base": ...}, "arm 'uniform': give n_images"),
         ({"base": [1]}, r"base must be a valid mapping, got \[1\]"),
         ({"groups": []}, r"groups must have at least 1 item, got \[\]"),
         ({"groups": ["a"]}, "groups.0 must be a mapping .* got 'a'"),

@@ -33,9 +33,12 @@ def _whole(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("should be a whole number")
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
         raise ValueError("should be a whole number") from None
+    if abs(number) >= 2**63:  # no setting needs more, and NumPy takes no more
+        raise ValueError("should be below 2^63")
+    return number
 
 
 def _real(value: Any) -> Any:

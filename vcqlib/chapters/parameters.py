@@ -41,8 +41,9 @@ Name = Annotated[str, Field(pattern=r"^[\w-]+$")]
 
 @settings
 class Own:
-    """What only a chapter has."""
+    """What only a chapter has, or has of its own kind."""
 
+    n_images: Whole = setting(3000, "images, which a chapter counts", ge=2, le=10**15)
     codes: Annotated[str, Field(min_length=1)] | None = setting(None, "a file of tokens, or None")
     n_simulated: Whole = setting(200_000, "sequences of the simulation", ge=64, lt=2**31)
     n_windows: Whole = setting(2000, "windows of each text", ge=2)
@@ -99,7 +100,7 @@ def check(values: dict[str, Any]) -> None:
         check_one(Annotated[entry.type, entry.info], value, name)
     from ..study.configuration import Configuration
 
-    numbers_alone = {} if "dataset" in given else {"dataset": "synthetic:1x1"}  # without an end
+    numbers_alone = {} if "dataset" in given else {"dataset": "synthetic:4x1"}  # without an end
     Configuration.of(numbers_alone | given)
     for name, value in given.items():
         for path in _paths(name, value):

@@ -70,7 +70,7 @@ def run_folder(
             "vcqlib": __version__, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }  # fmt: skip
         write_json(folder / "run.json", record)
-        for old in folder.glob("step-*.safetensors"):
+        for old in folder.glob("step-*"):  # those set aside as damaged too
             old.unlink()
 
     try:

@@ -117,6 +117,8 @@ def load_study(path: str | Path) -> Study:
                     if name not in flat(Configuration):
                         raise unknown_name("setting", name, flat(Configuration))
                 seeds = {"seed": seed, "ar_seed": ar_seed}
+                if values.get("n_images") is None:
+                    raise ValueError("give n_images, which records compare")
                 e = Experiment(Configuration.of(values | seeds))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where}: {error}") from None
