@@ -31,6 +31,7 @@ import numpy as np
 from ..checks import holds_integers, is_tensor
 from ..files import load_foreign, user_path
 from ..progress import bar
+from .code_store import open_codes
 from .npy import Header, npz_headers, read_npy, read_npz, whole_zip
 from .token_json import read_json_tokens
 from .token_parquet import read_parquet
@@ -188,8 +189,6 @@ def _array(value: Any) -> np.ndarray | None:
 
 def _read_folder(path: Path, columns: Sequence[str]) -> Tokens:
     if (path / "codes.json").exists():
-        from .code_store import open_codes
-
         _no_names(columns, path)
         store = open_codes(path)
         return Tokens(store.codes, store.labels, store.sizes)
@@ -246,12 +245,17 @@ def one_series(files: Sequence[Path]) -> None:
 def _read_images(path: Path, files: list[Path], others: tuple[str, ...]) -> Tokens:
     """LlamaGen: a file an image, and the labels in the folder beside, under the same names."""
     images: list[int] = []
+    shards = False
+    if any(file.stem.isdecimal() for file in files):
+        one_series(files)
 
     def blocks() -> Blocks:
+        nonlocal shards
         for file in bar(files, "reading", delay=2):
             array = read_npy(file)
-            if (array.ndim == 2 and len(array) > 1) or file.stem.isdecimal():
+            if array.ndim == 2 and len(array) > 1 and not shards:
                 one_series(files)
+                shards = True
             images.append(len(rows := _rows(array, file)))
             yield file, rows
 
