@@ -177,7 +177,7 @@ def test_other_codebooks_are_the_theory():
         told = np.cumsum(theory.expected_conditional_entropy(N, a.sizes))
         assert told[a.spent - 1] >= 0.99 * told[-1] > (told[a.spent - 2] if a.spent > 1 else 0)
     assert found.alternatives[0].share == 1 and max(a.share for a in found.alternatives) == 1
-    assert "doubling t* = 5" in found.advice[0].remedy
+    assert "doubling: t* = 5 at" in found.advice[0].remedy
 
 
 @pytest.mark.parametrize(
