@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vcqlib import __version__
 from vcqlib.cli.app import COMMANDS, main
+from vcqlib.cli.shell import App
 from vcqlib.theory import cliff as theory
 from vcqlib.theory.schedules import CONTROLS, GROWING, codebook_sizes
 
@@ -172,6 +173,23 @@ def test_what_a_command_writes_is_not_held_back(capsys, monkeypatch):
     stream = sys.stderr
     assert main(["schedule", "doubling", "--length", "2", "-k", "4"]) == 0
     assert said == [stream]
+
+
+def test_a_group_of_commands_runs_after_parsing_too():
+    def greet(x: int = 0) -> None:
+        done.append((x, sys.stderr is stream))
+
+    done, stream = [], sys.stderr
+    outer, group = App(), App()
+    group.command(greet)
+    group.command(greet, name="other")
+    outer.command(group, name="group")
+    outer.command(greet)
+    outer.run(["group", "greet", "--x", "3"])
+    outer.run(["greet"])
+    assert done == [(3, True), (0, True)]
+    with pytest.raises(ValueError, match=r"^Error parsing --x: .* \(see vcq group --help\)$"):
+        outer.run(["group", "other", "--x", "y"])
 
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path):

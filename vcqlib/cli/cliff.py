@@ -11,10 +11,10 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from ..files import atomic_path, write_json
-from .shell import K
 
 LARGEST = 2**63 - 1  # sequences: more than any file holds
 LONGEST = 100_000  # positions
+SIZE = arg(aliases=["-k", "--k-max"])
 SPENT = 5e-4  # bits: prints as 0.000 or 0.001
 
 
@@ -34,7 +34,7 @@ Grown = Annotated[Growth, arg(name="")]
 def schedule(
     name: Positional[str],
     length: int,
-    k: Annotated[int, arg(aliases=["-k", "--k-max"])],
+    k: Annotated[int, SIZE],
     growth: Grown = Growth(),  # noqa: B008 (frozen)
 ) -> None:
     """Print the codebook sizes K_1 … K_T of a schedule in one line, as --sizes takes them.
@@ -50,7 +50,7 @@ def schedule(
 
 def cliff(
     n: Annotated[int, arg(aliases=["-n"])],
-    k: K = None,
+    k: Annotated[int | None, SIZE] = None,
     sizes: tuple[int, ...] = (),
     schedule: str = "uniform",
     length: int | None = None,

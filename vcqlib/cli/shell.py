@@ -13,15 +13,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from .. import __version__
 from ..extras import missing
-
-K = Annotated[int | None, arg(aliases=["-k", "--k-max"])]
 
 
 def deferred(command: Callable) -> Callable:
@@ -35,9 +33,12 @@ def deferred(command: Callable) -> Callable:
 
 
 class App(SubcommandApp):
-    """tyro's application, with errors of one line, `--version` and shell completion."""
+    """tyro's application, with errors of one line, `--version` and shell completion.
 
-    def __init__(self, prog: str, description: str) -> None:
+    A group of subcommands (`app.command(group, name=…)`) is an App too.
+    """
+
+    def __init__(self, prog: str = "vcq", description: str = "") -> None:
         super().__init__()
         self.prog, self.description = prog, description
         self.names: list[str] = []

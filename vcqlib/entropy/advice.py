@@ -209,13 +209,13 @@ def _growth(d: Diagnosis) -> str:
             "sequences apart. More sequences would, by one position for each factor of K."
         )
     whole = " of a uniform codebook's bits"
-    ways = ", ".join(
-        f"{a.name} t* = {a.cliff} at {a.share:.0%}{whole if a is later[0] else ''}" for a in later
+    ways = "; ".join(
+        f"{a.name}: t* = {a.cliff} at {a.share:.0%}{whole if a is later[0] else ''}" for a in later
     )
     return (
         "If held-out loss turns while training loss falls, let the codebook grow along the "
-        f"sequence. Ideal codes: t* = {own} now; {ways}. The bits it gives up cost reconstruction; "
-        "whether that pays, chapter 10 of the book judges."
+        f"sequence. Ideal codes have t* = {own} now; {ways}. The bits it gives up cost "
+        "reconstruction; whether that pays, chapter 10 of the book judges."
     )
 
 
