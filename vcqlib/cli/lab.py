@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -33,8 +34,8 @@ def lab(path: Positional[Path], jobs: int = 1, results: Path | None = None) -> N
     print(f"{path.stem}: {len(every)} trials, {len(every) - len(left)} recorded", flush=True)
     with bar(total=sum(run.cost for run in left), desc="model-steps", unit_scale=True) as shown:
 
-        def done(run: LabRun) -> None:
-            shown.update(run.cost)
+        def done(block: Sequence[LabRun]) -> None:
+            shown.update(sum(run.cost for run in block))
 
         records.compute(loaded, results, jobs, done)
     table = judge.verdicts(loaded, judge.frame(records.load(results)))

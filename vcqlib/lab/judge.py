@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEEDS = 20  # fewer decide nothing here
+SOURCES = ["set_seed", "tokenizer_seed", "ar_seed"]
 
 
 def frame(found: Sequence[Mapping]) -> pd.DataFrame:
@@ -26,9 +27,8 @@ def frame(found: Sequence[Mapping]) -> pd.DataFrame:
 
 
 def _rows(found: Sequence[Mapping]) -> Iterator[dict]:
-    seeds = ("set_seed", "tokenizer_seed", "ar_seed")
     for r in found:
-        shared = {"group": r["group"]} | {k: r["trial"][k] for k in ("world", "n", *seeds)}
+        shared = {"group": r["group"]} | {k: r["trial"][k] for k in ("world", "n", *SOURCES)}
         for arm, m in r["arms"].items():
             best = min(m["curve"], key=lambda point: point["validation"])
             for point in m["curve"]:
@@ -50,8 +50,7 @@ def pairs(
     table: pd.DataFrame, a: str, b: str, least: float, measure: str = "to_reconstructions"
 ) -> tuple[list[float], list[float]]:
     """Distances of two arms by trial, those below `least` raised to it; one point of a curve."""
-    seeds = ["world", "n", "set_seed", "tokenizer_seed", "ar_seed"]
-    wide = table.pivot_table(index=seeds, columns="arm", values=measure)
+    wide = table.pivot_table(index=["world", "n", *SOURCES], columns="arm", values=measure)
     if missing := {a, b} - set(wide.columns):
         raise ValueError(f"no records of arm {sorted(missing)[0]!r} (there are {list(wide)})")
     both = wide[[a, b]].dropna().clip(lower=least)
@@ -87,3 +86,57 @@ def verdicts(lab: Lab, table: pd.DataFrame, at: str = "last", group: str = "rows
             "detectable": plain.detectable, "seeds": effect.seeds, "verdict": verdict,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def ratios(
+    table: pd.DataFrame, controls: Sequence[str], treatment: str = "loglinear",
+    measure: str = "to_reconstructions",
+) -> pd.DataFrame:  # fmt: skip
+    """Treatment over each control at every N and number of passes, with plain 95 % intervals.
+
+    Distances below the resolution at their N count as the resolution; `resolved` is the share of
+    seeds where either lies above it.
+    """
+    import pandas as pd
+
+    rows = []
+    for (world, n), part in table.groupby(["world", "n"]):
+        least = resolution(part)
+        for passes, point in part.groupby("passes"):
+            for control in controls:
+                both = pairs(point, treatment, control, least, measure)
+                effect = scorecard.paired_effect(*both)
+                above = sum(max(pair) > least for pair in zip(*both, strict=True))
+                rows.append({
+                    "world": world, "n": n, "passes": passes, "control": control,
+                    "ratio": effect.ratio, "low": effect.low, "high": effect.high,
+                    "detectable": effect.detectable, "seeds": effect.seeds,
+                    "resolved": above / effect.seeds,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def scatter(logs: pd.Series) -> dict[str, float]:
+    """What moves a ratio: standard deviations of its logarithm by source.
+
+    logs: indexed by `set_seed`, `tokenizer_seed`, `ar_seed`, all crossed, at least two of each.
+    Two-way analysis of variance with random effects; the AR seeds are repeats within a pair of
+    training set and tokenizer. A component that comes out negative is 0.
+    """
+    cube = logs.sort_index()
+    s, t, a = (cube.index.get_level_values(name).nunique() for name in SOURCES)
+    if min(s, t, a) < 2 or len(cube) != s * t * a:
+        raise ValueError(f"need all of at least 2 × 2 × 2 crossed seeds, got {s} × {t} × {a}")
+    x = cube.to_numpy().reshape(s, t, a)
+    mean, cell = x.mean(), x.mean(2)
+    sets, tokenizers = cell.mean(1) - mean, cell.mean(0) - mean
+    between = cell - mean - sets[:, None] - tokenizers[None]
+    repeats = ((x - cell[..., None]) ** 2).sum() / (s * t * (a - 1))
+    both = a * (between**2).sum() / ((s - 1) * (t - 1))
+    parts = {
+        "training set": (t * a * (sets**2).sum() / (s - 1) - both) / (t * a),
+        "tokenizer": (s * a * (tokenizers**2).sum() / (t - 1) - both) / (s * a),
+        "set × tokenizer": (both - repeats) / a,
+        "AR seed": repeats,
+    }
+    return {name: math.sqrt(max(0.0, value)) for name, value in parts.items()}

@@ -7,10 +7,10 @@ in the order in which they are computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,8 @@ from ..settings import Real, Whole, settings, shown
 from ..theory.schedules import codebook_sizes
 from .models import Shape
 from .trial import Trial
+
+STACKED = 25  # models trained side by side; more gain little
 
 
 @settings
@@ -128,6 +130,14 @@ def runs(lab: Lab) -> Iterator[LabRun]:
                 raise ValueError(f"two trials are called {run.name}")
             known.add(run.name)
             yield run
+
+
+def blocks(some: Iterable[LabRun]) -> Iterator[list[LabRun]]:
+    """Neighbours that can be trained side by side, about `STACKED` models at a time."""
+    for _, same in groupby(some, lambda run: (run.group, run.trial.world, run.trial.n)):
+        same = list(same)
+        size = max(1, STACKED // len(same[0].trial.arms))
+        yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
 def _trial(lab: Lab, group: Group, world: str, n: int, seeds: tuple[int, int, int]) -> Trial:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ import torch
 from ..files import read_record, write_record
 from ..settings import fold
 from ..study.records import Comparison, commit, default_results, hardware, versions
-from . import trial as trials
-from .plan import Lab, LabRun, runs
+from .measure import run as measured
+from .models import Shape
+from .plan import Lab, LabRun, blocks, runs
 from .trial import Trial
 
 # Relative tolerances of a recomputation. On the machine and versions of the record everything is
@@ -24,18 +27,18 @@ TOLERANCE = {"mse": 0.1, "train": 0.05, "test": 0.05, "to_truth": 0.5, "to_recon
 
 
 def compute(
-    lab: Lab, results: Path, jobs: int = 1, done: Callable[[LabRun], Any] | None = None
+    lab: Lab, results: Path, jobs: int = 1, done: Callable[[Sequence[LabRun]], Any] | None = None
 ) -> None:
     """Compute every trial that has no current record, in `jobs` processes of one thread each."""
-    waiting = [run for run in runs(lab) if not current(results, run)]
+    waiting = list(blocks(run for run in runs(lab) if not current(results, run)))
     if jobs == 1:
-        for run in waiting:
-            record(results, run)
+        for block in waiting:
+            record(results, block)
             if done:
-                done(run)
+                done(block)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _one_thread) as pool:
-        futures = {pool.submit(record, results, run): run for run in waiting}
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _worker) as pool:
+        futures = {pool.submit(record, results, block): block for block in waiting}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -46,25 +49,23 @@ def compute(
             raise
 
 
-def _one_thread() -> None:
+def _worker() -> None:
+    """One thread, and no life of its own once the process that started it has ended."""
     torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
-def record(results: Path, run: LabRun) -> Path:
-    """Compute a trial and write its record; returns the file."""
-    path = results / f"{run.name}.json"
-    write_record(
-        path,
-        {
-            "group": run.group,
-            "trial": _described(run.trial),
-            "arms": _short(trials.run(run.trial)),
-            "hardware": hardware(torch.device("cpu")),
-            "versions": versions(),
-            "commit": commit(),
-        },
-    )
-    return path
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+def record(results: Path, block: Sequence[LabRun]) -> None:
+    """Compute trials side by side and write a record of each."""
+    origin = {"hardware": hardware(torch.device("cpu")), "versions": versions(), "commit": commit()}
+    for run, arms in zip(block, measured([run.trial for run in block]), strict=True):
+        content = {"group": run.group, "trial": _described(run.trial), "arms": _short(arms)}
+        write_record(results / f"{run.name}.json", content | origin)
 
 
 def _described(trial: Trial) -> dict[str, Any]:
@@ -76,8 +77,8 @@ def _described(trial: Trial) -> dict[str, Any]:
 
 def _trial(described: Mapping[str, Any]) -> Trial:
     values = dict(described)
-    names = fold(trials.Shape())
-    shape = trials.Shape(**{name: values.pop(name) for name in names})
+    names = fold(Shape())
+    shape = Shape(**{name: values.pop(name) for name in names})
     return Trial(**values, shape=shape)
 
 
@@ -128,7 +129,7 @@ def load(results: str | Path | None = None) -> list[dict]:
 def reproduce(path: str | Path) -> Comparison:
     """Compute a record anew with the code as it is and compare within the stated tolerance."""
     found = read(path)
-    new = _short(trials.run(_trial(found["trial"])))
+    new = _short(measured([_trial(found["trial"])])[0])
     rows = []
     for arm, old in found["arms"].items():
         for name, tolerance in TOLERANCE.items():
