@@ -66,6 +66,16 @@ minimal: ## the library alone: Python 3.12, torch 2.11, no compiler (PYTHON312=/
 	  $(addprefix tests/test_,$(addsuffix .py,training commands distributed losses loaders \
 	  quantizer tokenizer transformer autoregressive codes theory schedules entropy))
 
+# An empty environment for the base install, another one for the tool that builds.
+dist: ## wheel and sdist in build/dist, tried where torch is not (a minute)
+	@rm -rf build/dist build/empty
+	@[ -x build/packaging/bin/python ] || $(firstword $(PYTHON)) -m venv build/packaging
+	build/packaging/bin/python -m pip install --quiet --disable-pip-version-check build
+	build/packaging/bin/python -m build --outdir build/dist .
+	$(firstword $(PYTHON)) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet --disable-pip-version-check build/dist/*.whl
+	tests/first_minute.sh $(CURDIR)/build/empty/bin
+
 serve: env ## show the built book (PROFILE=cpu) on http://127.0.0.1:8000
 	@[ -f build/$(PROFILE)/html/index.html ] || { echo "no book yet: make book PROFILE=$(PROFILE)" >&2; exit 1; }
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/$(PROFILE)/html
@@ -79,6 +89,6 @@ torture: env ## break it on purpose, up to an hour: make torture ARGS="--only ki
 clean: ## remove what was built (the environment and the cached stages stay)
 	find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help env book pdf smoke chapter test slides colab serve bench torture clean
+.PHONY: help env book pdf smoke chapter test slides colab minimal dist serve bench torture clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -29,6 +29,7 @@ def fixed(kind, *arguments, **options):
 
 QUANTIZER = fixed(VariableCodebookQuantizer, SIZES, 4)
 TOKENIZER = fixed(Tokenizer, TokenizerConfig(SIZES, 8, 8, 1, 4, width=8, depth=1)).eval()
+TOKENIZER.quantizer.count(ROWS)
 AR = fixed(ARModel, ARConfig(SIZES, 8, 3, width=16, layers=1, heads=2)).eval()
 
 

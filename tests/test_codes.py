@@ -162,6 +162,25 @@ def test_a_kill_at_any_step_leaves_the_old_store_or_the_new_one(tmp_path, second
     assert not dead and step > 10 and seen == {"first", "second"}
 
 
+def test_several_writers_leave_the_store_of_the_last(tmp_path):
+    """As under torchrun, where every process may write into one folder."""
+    codes, labels = sample()
+    children = []
+    for i in range(4):
+        if (child := os.fork()) == 0:
+            try:
+                for turn in range(5):
+                    write_codes(tmp_path, codes[(i + turn) % 3 :], labels[(i + turn) % 3 :], SIZES)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0, 0]
+    store = open_codes(tmp_path)
+    assert np.array_equal(store.codes, codes[-len(store.codes) :])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_new_store_is_there_whole_or_not_at_all(tmp_path):
     for step in range(1, 200):
         folder = tmp_path / str(step)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,13 +190,26 @@ def test_unknown_names_come_with_the_nearest_valid_one():
 
 @pytest.mark.parametrize("n", [0, -5])
 def test_n_images_below_one_is_refused(n):
-    with pytest.raises(ValueError, match="n_images must be a whole number"):
+    with pytest.raises(ValueError, match="n_images must be at least 1"):
         load_images("digits", "test", n)
 
 
-def test_n_images_that_is_no_integer_is_refused():
-    with pytest.raises(TypeError):
-        load_images("digits", "test", 10.5)
+@pytest.mark.parametrize("name", ["n_images", "at_most", "image_size", "channels"])
+@pytest.mark.parametrize("value", [10.5, 1.0, True, "3"])
+def test_numbers_that_are_no_integers_are_refused(name, value):
+    with pytest.raises(TypeError, match=f"{name} must be an integer, got {value!r}"):
+        load_images("digits", "test", **{name: value})
+
+
+def test_an_image_size_beyond_reason_is_refused():
+    with pytest.raises(ValueError, match="image_size must be at most 4096, got 100000"):
+        load_images("digits", "test", 1, image_size=100_000)
+
+
+@pytest.mark.parametrize("name", [None, 5, Path("digits")])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(ValueError, match="unknown data set"):
+        load_images(name, "train")
 
 
 def test_too_many_images_says_how_many_there_are():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
@@ -62,6 +66,39 @@ def test_an_error_of_the_disk_names_the_file_and_others_pass(tmp_path):
         atomic_path(tmp_path / "file" / "y.txt"),
     ):
         pass
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    """`--json /dev/stdout` or `>(…)`: written into, never replaced by a file."""
+    (tmp_path / "far").mkdir()
+    link, gone = tmp_path / "link.json", tmp_path / "gone.json"
+    link.symlink_to(tmp_path / "far" / "x.json")
+    gone.symlink_to(tmp_path / "new" / "y.json")
+    for _ in range(2):
+        write_json(link, [1])
+        write_json(gone, [2])
+    assert link.is_symlink() and read_json(tmp_path / "far" / "x.json") == [1]
+    assert gone.is_symlink() and read_json(tmp_path / "new" / "y.json") == [2]
+    pipe, seen = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: seen.append(pipe.read_text()))
+    reader.start()
+    write_json(pipe, {"a": 1})
+    reader.join(10)
+    assert json.loads(seen[0]) == {"a": 1} and pipe.is_fifo()
+    done = subprocess.run(
+        [sys.executable, "-c", "from vcqlib.files import write_json; write_json('out', [3])"],
+        cwd=_linked_to_output(tmp_path), capture_output=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [3] and (tmp_path / "out").is_symlink()
+    names = {"far", "new", "link.json", "gone.json", "pipe", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def _linked_to_output(folder):
+    """A folder with what /dev/stdout is: tried on the real one, a fault would ruin the machine."""
+    (folder / "out").symlink_to("/proc/self/fd/1")
+    return folder
 
 
 def test_records_come_back_and_every_flipped_bit_is_found(tmp_path):

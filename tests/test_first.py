@@ -1,6 +1,7 @@
 """`vcq cliff` and `vcq schedule`; and what all commands share: one line for bad input."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from vcqlib import __version__
 from vcqlib.cli.app import COMMANDS, main
+from vcqlib.cli.shell import App
 from vcqlib.theory import cliff as theory
 from vcqlib.theory.schedules import CONTROLS, GROWING, codebook_sizes
 
@@ -19,7 +21,9 @@ def rows(text):
     """The table: position -> K_t, capacity, bits, prefixes."""
     lines = [line.replace(",", "").split() for line in text.splitlines()]
     return {
-        int(line[0]): tuple(map(float, line[1:])) for line in lines if line and line[0].isdecimal()
+        int(line[0]): (int(line[1]), *map(float, line[2:]))
+        for line in lines
+        if len(line) == 5 and line[0].isdecimal()
     }
 
 
@@ -31,6 +35,7 @@ def rows(text):
         ("-n 1000 --sizes 10 10 10 10 10", [10] * 5, 3),
         ("-n 1000 -k 64 --schedule linear --length 3", [2, 33, 64], 3),
         ("-n 1 -k 2", [2], 0),
+        (f"-n 7 --sizes {10**400} 2", [10**400, 2], 1),  # beyond the range of a float
         ("-n 9223372036854775807 -k 4294967296 --length 100000", [2**32] * 3, 2),
     ],
 )
@@ -39,11 +44,12 @@ def test_the_table_is_the_theory(line, sizes, cliff, capsys):
     out = capsys.readouterr().out
     n = int(line.split()[1])
     shown = rows(out)
-    assert [int(row[0]) for row in shown.values()] == sizes
-    columns = np.array(list(shown.values())).T
-    assert columns[1] == pytest.approx(theory.cumulative_capacity(sizes), abs=6e-3)
-    assert columns[2] == pytest.approx(theory.expected_conditional_entropy(n, sizes), abs=6e-4)
-    assert columns[3] == pytest.approx(theory.expected_distinct_prefixes(n, sizes), abs=0.6)
+    assert [size for size, *_ in shown.values()] == sizes[: len(shown)]
+    sizes = sizes[: len(shown)]
+    columns = np.array([row[1:] for row in shown.values()]).T
+    assert columns[0] == pytest.approx(theory.cumulative_capacity(sizes), abs=6e-3)
+    assert columns[1] == pytest.approx(theory.expected_conditional_entropy(n, sizes), abs=6e-4)
+    assert columns[2] == pytest.approx(theory.expected_distinct_prefixes(n, sizes), abs=0.6)
     assert f"t* = {cliff}, where" in out
 
 
@@ -167,6 +173,35 @@ def test_what_a_command_writes_is_not_held_back(capsys, monkeypatch):
     stream = sys.stderr
     assert main(["schedule", "doubling", "--length", "2", "-k", "4"]) == 0
     assert said == [stream]
+
+
+def test_a_group_of_commands_runs_after_parsing_too():
+    def greet(x: int = 0) -> None:
+        done.append((x, sys.stderr is stream))
+
+    done, stream = [], sys.stderr
+    outer, group = App(), App()
+    group.command(greet)
+    group.command(greet, name="other")
+    outer.command(group, name="group")
+    outer.command(greet)
+    outer.run(["group", "greet", "--x", "3"])
+    outer.run(["greet"])
+    assert done == [(3, True), (0, True)]
+    with pytest.raises(ValueError, match=r"^Error parsing --x: .* \(see vcq group --help\)$"):
+        outer.run(["group", "other", "--x", "y"])
+
+
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    """As with `| head`: files are written, nothing is said, and the exit code is 0."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = ["cliff", "-n", "9", "-k", "2", "--json", str(tmp_path / "c.json")]
+    command = [sys.executable, "-m", "vcqlib", *line]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "c.json").exists()
 
 
 def test_bash_completes_commands_and_options(tmp_path, capsys):

@@ -72,6 +72,10 @@ WALKS = {  # what lies beside PLAIN, and what is to be found
     "a hidden class": ({".git/0.png": 7, ".cache/huggingface/0.png": 7}, SAME),
     "notes": ({"a/readme.txt": None, "labels.csv": None}, SAME),
     "capitals": ({"a/2.PNG": 6}, SAME | {"a": [1, 2, 6]}),
+    "names that are no UTF-8": ({"a/\udcff.png": 6}, SAME | {"a": [1, 2, 6]}),
+    "blanks and other scripts": ({"a/é 日本.png": 6}, SAME | {"a": [1, 2, 6]}),
+    "downloads not finished": ({"a/0.png.part": None, "a/1.png~": None}, SAME),
+    "a diamond": ({"a/x/7.png": 7, "a/y": "x", "a/x/z": ".."}, SAME | {"a": [1, 2, 7]}),
     "folders in a class": ({"a/deep/er/0.png": 6}, SAME | {"a": [1, 2, 6]}),
 }
 
@@ -89,7 +93,8 @@ def test_a_walk_finds_each_picture_once_and_nothing_else(tmp_path, case):
 def test_what_is_no_data_is_not_in_the_digest(tmp_path, case):
     root = tree(tmp_path / "root", PLAIN)
     before = folder_digest(root)
-    tree(root, {k: v for k, v in WALKS[case][0].items() if not k.endswith((".txt", ".csv"))})
+    notes = (".txt", ".csv", ".part", "~")
+    tree(root, {k: v for k, v in WALKS[case][0].items() if not k.endswith(notes)})
     if case != "a dead circle of links":  # what cannot be followed has no digest
         assert [p for p in walk(root) if p.suffix == ".png"] == sorted(root / n for n in PLAIN)
     assert folder_digest(root) == before
@@ -115,8 +120,9 @@ def test_the_digest_notices_every_change(tmp_path, change):
 def test_pipes_are_left_alone_and_broken_links_are_named(tmp_path):
     root = tree(tmp_path, PLAIN)
     os.mkfifo(root / "a" / "pipe.png")
+    (root / "b" / "link.png").symlink_to(root / "a" / "pipe.png")
     skipped = Counter()
-    assert len(walk(root, skipped)) == 4 and skipped == {"pipes and devices": 1}
+    assert len(walk(root, skipped)) == 4 and skipped == {"pipes and devices": 2}
     tree(root, {"a/gone.png": "/no/such.png"})
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         load_images(f"folder:{root}", "train")
@@ -203,6 +209,11 @@ REFUSED = {
                                  "its images lie in no class folders"),
     "loose beside classes": (PLAIN | LOOSE, "class folders and also loose images"),
     "loose beside a class called all": ({"all/0.png": 1, "0.png": 2}, "also loose images"),
+    "a data set below": ({"set/train/a/0.png": 1, "set/test/a/0.png": 2},
+                         "set holds splits of its own"),
+    "data sets below": (
+        {"bottle/train/good/0.png": 1, "bottle/test/bad/0.png": 2, "nut/train/good/0.png": 3},
+        "bottle holds splits of its own: give this folder"),
     "an empty class": (PLAIN | {"c/readme.txt": None}, "c holds no image: remove the folder"),
     "checkpoints alone": (PLAIN | {"c/.ipynb_checkpoints/0.png": 1}, "c holds no image"),
     "no pictures": ({"readme.txt": None}, "holds no image"),
@@ -383,7 +394,12 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
 
 
 def test_a_folder_that_is_not_there_or_too_small_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
         load_images(f"folder:{tmp_path / 'none'}", "train")
+    (tmp_path / "x").write_bytes(b"")
+    for kind in ("folder", "parquet"):
+        with pytest.raises(NotADirectoryError, match="x is a file: give the folder"):
+            load_images(f"{kind}:{tmp_path / 'x'}", "train")
+    (tmp_path / "x").unlink()
     with pytest.raises(ValueError, match="no images for the test split"):
         load_images(f"folder:{tree(tmp_path, {'a/0.png': 1})}", "test")

@@ -48,6 +48,10 @@ LABELS = {  # columns, options, metadata → labels, classes
                                "", {}, [1, 0, 1, 0], "ab"),
     "dictionary of integers": ({"image": IMAGES, "y": coded(1, 0, 1, 0)},
                                "", {}, [1, 0, 1, 0], "01"),
+    "views": ({"image": pa.array(PLAIN, pa.binary_view()),
+               "label": pa.array(list("baba"), pa.string_view())}, "", {}, [1, 0, 1, 0], "ab"),
+    "bytes of one length": ({"image": pa.array(PLAIN, pa.binary(len(PLAIN[0]))),
+                             "label": [1, 0, 1, 0]}, "", {}, [1, 0, 1, 0], "01"),
     "true or false": ({"image": IMAGES, "smiles": [True, False] * 2}, "", {}, [1, 0, 1, 0], "01"),
     "8 bits": ({"image": IMAGES, "label": pa.array([3, 0, 1, 2], pa.uint8())}, "", {},
                [3, 0, 1, 2], "0123"),
@@ -60,6 +64,9 @@ LABELS = {  # columns, options, metadata → labels, classes
     "captions and names of files": (
         {"caption": list("wxyz"), "file": list("wxyz"), "image": IMAGES, "digit": [0, 1, 0, 1]},
         "", {}, [0, 1, 0, 1], "01"),
+    "notes of other tools": ({"image": PLAIN, "label": [1, 0, 1, 0]}, "",
+                             {b"huggingface": b'{"info": {"features": {"label": 1}}}',
+                              b"pandas": b"{{"}, [1, 0, 1, 0], "01"),
     "the index of pandas": (
         {"image": PLAIN, "label": [0, 1, 0, 1], "__index_level_0__": [5, 6, 7, 8]}, "",
         {b"pandas": json.dumps({"index_columns": ["__index_level_0__"]}).encode()},
@@ -113,6 +120,8 @@ UNCLEAR = {  # columns, options → what is said
     "fractions": ({"image": PLAIN, "label": [0.5] * 4}, "", "needs a column of image bytes"),
     "a row without": ({"image": PLAIN, "label": [0, None, 1, 0]}, "", "1 rows have no label"),
     "unlabelled": ({"image": PLAIN, "label": [-1] * 4}, "", "label -1 is none of the"),
+    "row numbers as labels": ({"image": PLAIN, "label": [0, 1, 2, 10**12]}, "",
+                              "label 1,000,000,000,000 is no class"),
     "a label too high": ({"image": PLAIN, "label": [0, 1, 2, 0]}, "", "label 2 is none of the 2"),
     "no rows": ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "",
                 "has no images in .*train.parquet"),
@@ -223,6 +232,11 @@ def test_damaged_files_and_rows_are_named(tmp_path):
     path.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[len(whole) // 2 + 4 :])
     with pytest.raises(ValueError, match="cannot be read"):
         ParquetFiles(tmp_path, "train").open(0)
+
+
+def test_a_path_may_hold_a_question_mark(tmp_path):
+    write(tmp_path / "why?" / "train.parquet", {"image": PLAIN, "a": [0] * 4, "b": [0, 1, 2, 3]})
+    assert len(load_images(f"parquet:{tmp_path}/why??label=b", "train").classes) == 4
 
 
 def test_paths_alone_are_no_images(tmp_path):

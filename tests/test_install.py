@@ -9,6 +9,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import vcqlib
@@ -44,6 +45,11 @@ def test_every_import_is_declared_and_its_extra_known():
     assert used - base == EXTRAS.keys()
     for package, extra in EXTRAS.items():
         assert package in extras[extra], f"{package} is not in [{extra}]"
+
+
+def test_the_version_is_said_once_and_cited():
+    assert PROJECT["dynamic"] == ["version"]
+    assert f"\nversion: {vcqlib.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +115,27 @@ MAIN = "from vcqlib.cli.app import main; sys.exit(main())"
 def test_the_first_commands_run_without_torch(wheel, tmp_path):
     said = installed(wheel, "import vcqlib; print(vcqlib.__file__)").stdout
     assert said.startswith(str(wheel))
-    for line in ("cliff -n 1281167 -k 16384", "schedule doubling --length 8 -k 64", "--help"):
+    np.save(tmp_path / "c.npy", np.random.default_rng(0).integers(0, 9, (200, 8)))
+    for line in (
+        "--help",
+        "cliff -n 1281167 -k 16384",
+        "schedule doubling --length 8 -k 64",
+        f"entropy {tmp_path}/c.npy --json {tmp_path}/e.json --plot {tmp_path}/e.svg",
+        f"diagnose {tmp_path}/c.npy --json {tmp_path}/d.json --html {tmp_path}/d.html",
+    ):
         result = installed(wheel, MAIN, *line.split())
         assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
     "line",
-    ["train tokenizer", "encode", "train ar", "sample", "evaluate s.npz", "study s", "reproduce r"],
-)
+    [
+        "train tokenizer", "encode", "train ar", "sample", "evaluate s.npz", "study s",
+        "reproduce r", "diagnose c.npy --model-steps 9",
+    ],
+)  # fmt: skip
 def test_a_missing_package_names_its_extra(line, wheel):
+    np.save(wheel.parent / "c.npy", np.random.default_rng(0).integers(0, 9, (200, 8)))
     result = installed(wheel, MAIN, *line.split())
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "pip install 'vcqlib[models]'" in result.stderr

@@ -145,6 +145,10 @@ SETTINGS = {
         "move the last axis",
     ),
     "empty pictures": (lambda: ev.reconstruction(*[np.zeros((2, 1, 0, 8), np.uint8)] * 2), "empty"),
+    "bytes beside features": (
+        lambda: ev.nearest_training(np.zeros((2, 16), np.uint8), np.full((3, 16), 200.0)),
+        r"training must be uint8 images, or floats in \[-1, 1\]: got float64 from 200",
+    ),
     "bytes in int64": (
         lambda: ev.nearest_training(np.zeros((2, 1, 4, 4), np.uint8),
                                     np.full((2, 1, 4, 4), 200)),
@@ -199,6 +203,19 @@ def test_a_common_mean_loses_no_digits() -> None:
     near, moved = ev.nearest_training(fake, real), ev.nearest_training(fake + far, real + far)
     assert np.array_equal(near[0], moved[0])
     np.testing.assert_allclose(near[1], moved[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("far", [0.0, 1e7])
+def test_a_copy_lies_in_a_ball_of_radius_zero(far: float) -> None:
+    """Every row twice: the nearest other row is at distance 0, and rounding must not lose it."""
+    twice = np.repeat(GOOD, 2, axis=0) * 100 + 37 + far
+    assert ev.precision_recall(twice, twice[::-1], k=1) == (1.0, 1.0)
+
+
+def test_sparse_tensors_of_any_layout_are_read() -> None:
+    x = torch.from_numpy(np.abs(GOOD))
+    for sparse in (x.to_sparse(), x.to_sparse_csr()):
+        np.testing.assert_array_equal(ev.moments(sparse).mean, ev.moments(x).mean)
 
 
 def test_the_psnr_of_equal_images_can_be_recorded(tmp_path) -> None:
@@ -295,6 +312,56 @@ def test_eval_refuses_vectors_that_are_near_to_no_row(value: float) -> None:
             with pytest.raises(ValueError, match="z has NaN, infinite or too large"):
                 door(z)
                 pytest.fail(name)
+
+
+VECTORS = {
+    "complex": vectors(0) + 1j,
+    "integers": vectors(0).long(),
+    "truth values": vectors(0) > 0,
+    "more positions": vectors(0).repeat(1, 2, 1),
+    "a matrix": vectors(0)[:, 0],
+}
+
+
+@pytest.mark.parametrize("case", VECTORS)
+def test_vectors_of_another_kind_are_refused_where_they_enter(case: str) -> None:
+    for vq in (quantizer(), quantizer().eval()):
+        for door in (vq, vq.encode, vq.prepare, vq.place):
+            with pytest.raises(ValueError, match=r"z must be floats \[B, 4, 5\], got torch"):
+                door(VECTORS[case])
+
+
+PICTURES = {
+    "bytes as floats": (lambda x: x * 127.5 + 127.5, r"must lie in \[-1, 1\], got -?\d.* to 2"),
+    "NaN": (lambda x: x * math.nan, "got nan to nan"),
+    "bytes": (lambda x: x.byte(), "must be float"),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_pictures_in_other_units_are_not_encoded(case: str) -> None:
+    change, message = PICTURES[case]
+    model = Tokenizer(TokenizerConfig((2, 4, 8), 8, 8, 1, 4, width=16, depth=1))
+    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    model.encode(x * 1.2)  # as a bicubic filter leaves them
+    for door in (model.encode, model.features, model.eval()):
+        with pytest.raises(ValueError, match=message):
+            door(change(x))
+
+
+def test_a_prefix_is_not_completed_by_means_of_nothing() -> None:
+    model = Tokenizer(TokenizerConfig((2, 4, 8), 8, 8, 1, 4, width=16, depth=1))
+    codes = torch.zeros(2, 3, dtype=torch.int64)
+    model.decode(codes)  # a whole code needs no means
+    with pytest.raises(ValueError, match="no code was counted: count some with quantizer.count"):
+        model.decode(codes[:, :2])
+    model.quantizer.count(codes)
+    model.decode(codes[:, :2])
+
+
+def test_an_average_that_keeps_the_untrained_weights_says_so() -> None:
+    with pytest.warns(UserWarning, match="ema 0.999 over 100 steps keeps 90% of the untrained"):
+        Recipe(100, 4, 1e-3, ema=0.999)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -120,8 +120,21 @@ def test_masked_entries_are_not_counted_as_tokens():
     masked = np.ma.masked_equal(A, 3)
     with pytest.raises(ValueError, match="codes has 1 masked entries: fill or drop them"):
         vcqlib.conditional_entropy(masked)
+    with pytest.raises(ValueError, match="labels has 1 masked entries"):
+        vcqlib.conditional_entropy(A, np.ma.masked_equal([1, 2, 3], 3))
     assert vcqlib.conditional_entropy(np.ma.array(A)).total_bits == pytest.approx(np.log2(3))
     assert vcqlib.conditional_entropy(pd.DataFrame(A)).total_bits == pytest.approx(np.log2(3))
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [torch.empty(3, 2, dtype=torch.int64, device="meta"), torch.eye(3).int().to_sparse(),
+     torch.nested.nested_tensor([torch.arange(3), torch.arange(2)])],
+    ids=["meta", "sparse", "nested"],
+)  # fmt: skip
+def test_tensors_without_rows(codes):
+    with pytest.raises(TypeError, match="codes must be a dense tensor"):
+        vcqlib.conditional_entropy(codes)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,22 @@ def test_a_pipe_that_breaks_while_a_command_speaks(tmp_path):
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_the_output(unbuffered, codes, tmp_path):
+    """The numbers are in the file that was asked for; one line says what could not be shown."""
+    environment = {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        options = {"capture_output": False, "stdout": full, "stderr": subprocess.PIPE}
+        done = vcq(
+            "entropy", codes, "--json", tmp_path / "o.json", environment=environment, **options
+        )
+        assert done.returncode == 2 and (tmp_path / "o.json").exists()
+        assert done.stderr == b"vcq: standard output: No space left on device\n"
+        both = {"capture_output": False, "stdout": full, "stderr": full}
+        assert vcq("entropy", tmp_path / "no.npy", environment=environment, **both).returncode == 2
+
+
 def test_no_output_at_all(codes, tmp_path):
     """`>&-` and `2>&-`: there is no stream to write to."""
     shell = 'exec "$@" >&- 2>&-'

@@ -5,11 +5,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vcqlib.data.pictures import EXTENSIONS, image_mode, open_image, to_pixels
 
 
-def noise(mode="RGB", size=(20, 15)):
+def noise(mode="RGB", size=(12, 9)):
     small = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
     return Image.fromarray(small).resize(size).convert(mode)
 
@@ -50,7 +51,7 @@ def test_a_picture_cut_anywhere_is_the_same_or_refused_by_name(tmp_path, form):
         except ValueError as error:
             refused += 1
             assert str(path) in str(error) and "\n" not in str(error), (length, error)
-    assert refused > 0.95 * len(FORMS[form])
+    assert refused >= len(FORMS[form]) - 25  # what follows the pixels may be missing
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -62,6 +63,8 @@ def test_a_header_cut_anywhere_is_read_or_refused_by_name(form):
             assert str(error).startswith("row 7 is no image"), (length, error)
 
 
+LONG = PngInfo()
+LONG.add_text("a", "x" * 5_000_000, zip=True)
 STRANGE = {
     "an animation": (encoded("GIF", "P", save_all=True, append_images=[noise("L")]), "holds 2 pic"),
     "an animated WEBP": (encoded("WEBP", save_all=True, append_images=[noise("L")]), "holds 2 pic"),
@@ -76,6 +79,11 @@ STRANGE = {
     "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "is no image that"),
     "nothing": (b"", "is no image that Pillow can read: replace or remove it"),
     "zeros": (bytes(5000), "is no image"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "is no image that"),
+    "an icon": (encoded("ICO"), "is no image that"),
+    "two in a row": (FORMS["PPM"] * 2, "holds several pictures: save each as a file"),
+    "16 bits of grey": (b"P5 2 2 65535 " + bytes(8), "has mode I: convert it"),
+    "text without end": (encoded("PNG", pnginfo=LONG), r"is no image that Pillow can read \(Decom"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image"),
 }
 
@@ -87,10 +95,16 @@ def test_what_is_no_single_picture_of_8_bits_is_refused(case):
         open_image(BytesIO(content), "a/b.png")
 
 
+def test_a_name_of_two_lines_is_shown_on_one():
+    with pytest.raises(ValueError) as error:
+        open_image(BytesIO(b"x"), "a\nb.png")
+    assert str(error.value).startswith(r"'a\nb.png' is no image")
+
+
 def test_a_phone_s_picture_with_its_depth_map_is_one_picture():
     file = BytesIO()
     noise().save(file, "MPO", save_all=True, append_images=[noise("L")])
-    assert np.array_equal(to_pixels(open_image(file, "x"), 3).shape, (3, 15, 20))
+    assert np.array_equal(to_pixels(open_image(file, "x"), 3).shape, (3, 9, 12))
 
 
 def test_pictures_are_turned_as_their_exif_says():

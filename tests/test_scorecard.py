@@ -2,16 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from vcqlib.study.scorecard import (
+    CONTRADICTED,
     DIRECTION,
-    NOT,
     REPRODUCED,
+    UNDECIDED,
     UNTESTABLE,
     VERDICTS,
     Effect,
+    holm,
     judge_effect,
     judge_identity,
     judge_share,
@@ -76,10 +79,46 @@ def test_a_smaller_effect_than_the_papers_is_direction_only():
     assert judge_effect(effect, smaller=True, paper=0.529) == DIRECTION
 
 
-def test_an_interval_that_holds_one_is_direction_only():
+def test_an_interval_that_holds_one_is_not_told_apart_on_either_side():
     effect = record([0.6, 1.2, 0.9])
     assert effect.low < 1 < effect.high and effect.ratio < 1
-    assert judge_effect(effect, smaller=True) == DIRECTION
+    assert judge_effect(effect, smaller=True) == UNDECIDED
+    assert judge_effect(record([1.6, 0.9, 1.2]), smaller=True) == UNDECIDED
+
+
+def test_the_detectable_effect_is_seen_four_times_of_five():
+    rng, n = np.random.default_rng(0), 6
+    noise = 0.2 * rng.standard_normal((4000, n))
+    effects = [paired_effect(np.exp(row), np.ones(n)) for row in noise]
+    typical = math.exp(0.2 * (stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) / math.sqrt(n))
+    assert np.median([e.detectable for e in effects]) == pytest.approx(typical, rel=0.03)
+    seen = [paired_effect(typical * np.exp(row), np.ones(n)).low > 1 for row in noise]
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.05)
+    assert paired_effect([1.0, 2.0], [1.0, 1.0]).detectable is None
+
+
+def test_holm_widens_and_never_lets_a_worse_arm_pass_a_better_one():
+    rng = np.random.default_rng(1)
+    pairs = {name: (np.exp(shift + 0.1 * rng.standard_normal(6)), np.ones(6))
+             for name, shift in (("far", -0.6), ("near", -0.12), ("none", 0.0))}  # fmt: skip
+    corrected, plain = holm(pairs), {name: paired_effect(*pair) for name, pair in pairs.items()}
+    assert list(corrected) == list(pairs)
+    for name, effect in corrected.items():
+        assert effect.ratio == plain[name].ratio
+        assert effect.low <= plain[name].low and effect.high >= plain[name].high
+    assert corrected["far"].high < 1 and corrected["none"].low <= 1 <= corrected["none"].high
+    one = {"far": pairs["far"]}
+    assert holm(one)["far"] == plain["far"]  # a single arm is not corrected
+
+
+def test_holm_keeps_the_familys_error():
+    """Of families of four true nulls at most about 5 % see any effect."""
+    rng = np.random.default_rng(2)
+    wrong = 0
+    for _ in range(600):
+        pairs = {str(i): (np.exp(0.2 * rng.standard_normal(5)), np.ones(5)) for i in range(4)}
+        wrong += any(e.low > 1 or e.high < 1 for e in holm(pairs).values())
+    assert wrong / 600 < 0.08
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -89,10 +128,11 @@ def test_too_few_seeds_are_at_most_direction_only(n, ratio):
     assert judge_effect(effect, smaller=True, paper=0.529) == DIRECTION
 
 
-def test_the_wrong_side_is_not_reproduced():
-    assert judge_effect(record([1.1, 1.3, 1.2]), smaller=True) == NOT
-    assert judge_effect(paired_effect([100.0], [100.0]), smaller=True) == NOT
-    assert judge_effect(record([0.9, 0.8, 0.9]), smaller=False, paper=1.62) == NOT
+def test_an_interval_on_the_other_side_contradicts():
+    assert judge_effect(record([1.1, 1.3, 1.2]), smaller=True) == UNDECIDED
+    assert judge_effect(record([1.15, 1.25, 1.2]), smaller=True) == CONTRADICTED
+    assert judge_effect(paired_effect([100.0], [100.0]), smaller=True) == UNDECIDED
+    assert judge_effect(record([0.8, 0.82, 0.81]), smaller=False, paper=1.62) == CONTRADICTED
 
 
 def test_no_measurement_or_no_floor_is_not_testable():
@@ -108,7 +148,7 @@ def test_larger_is_the_mirror_of_smaller():
 
 
 @pytest.mark.parametrize(
-    ("holds", "verdict"), [(True, REPRODUCED), (False, NOT), (None, UNTESTABLE)]
+    ("holds", "verdict"), [(True, REPRODUCED), (False, CONTRADICTED), (None, UNTESTABLE)]
 )
 def test_identity(holds, verdict):
     assert judge_identity(holds) == verdict
@@ -120,7 +160,7 @@ def test_identity(holds, verdict):
         (0.999, 3, REPRODUCED),
         (0.999, 1, DIRECTION),
         (0.86, 3, DIRECTION),
-        (0.3, 3, NOT),
+        (0.3, 3, CONTRADICTED),
         (None, 0, UNTESTABLE),
     ],
 )
@@ -131,7 +171,8 @@ def test_share(share, seeds, verdict):
 def test_worst_is_the_most_cautious():
     assert worst(REPRODUCED, DIRECTION) == DIRECTION
     assert worst(REPRODUCED, UNTESTABLE) == UNTESTABLE
-    assert worst(UNTESTABLE, NOT) == NOT
+    assert worst(UNTESTABLE, CONTRADICTED) == CONTRADICTED
+    assert worst(UNDECIDED, DIRECTION) == UNDECIDED
     assert [worst(v) for v in VERDICTS] == list(VERDICTS)
 
 

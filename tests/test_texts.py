@@ -180,3 +180,35 @@ def test_texts_hold_enough_windows_for_the_comparison_with_images():
     for name in ("shakespeare", "kjv", "handbook-en", "handbook-de", "handbook-fr"):
         tokens = text_tokenizer("gpt2").encode(load_text(name))
         assert windows(tokens, 16_000, 16).shape == (16_000, 16), name
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: text_tokenizer("bytes").decode([72, 256]),
+            ValueError,
+            "token 256 is outside 0..255",
+        ),
+        (lambda: text_tokenizer("bytes").decode([-1]), ValueError, "token -1 is outside 0..255"),
+        (lambda: text_tokenizer("bytes").decode([0.5]), TypeError, "must be integers, got float64"),
+        (lambda: text_tokenizer("gpt2").decode([50_257]), ValueError, "outside 0..50256"),
+        (lambda: windows(np.arange(9.0), 2, 2), TypeError, "tokens must be integers"),
+        (
+            lambda: windows(np.zeros((3, 3), int), 2, 2),
+            TypeError,
+            r"integers \[N\], got int64 \(3, 3\)",
+        ),
+        (lambda: windows(np.arange(9), 2.0, 2), TypeError, "n must be an integer, got 2.0"),
+        (lambda: windows(np.arange(9), 2, True), TypeError, "length must be an integer, got True"),
+    ],
+)
+def test_tokens_that_are_none_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_tokens_of_any_integer_type():
+    assert text_tokenizer("bytes").decode(np.array([72, 105], np.uint16)) == "Hi"
+    assert text_tokenizer("bytes").decode([]) == ""
+    assert windows(np.arange(9, dtype=np.uint16), np.int64(2), np.uint8(2)).dtype == np.int64

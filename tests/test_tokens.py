@@ -239,7 +239,7 @@ def test_other_refusals(tmp_path, matrix):
         "two.npz": r"what of it holds the tokens\? It has a int64 \(60, 7\), b int64",
         "none.npy": "empty",
         "x.txt": "unknown suffix '.txt'; known: .npy, .npz",
-        "empty": r"no \.npy or .* files in this folder",
+        "empty": r"no token files \(\.npy, .*\) in this folder",
     }
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):

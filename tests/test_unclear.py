@@ -18,9 +18,15 @@ from vcqlib.data.token_files import read_tokens
 A = np.arange(12).reshape(4, 3)
 
 
+SHAPE = "{'descr': '<i8', 'fortran_order': False, 'shape': (-3, -5), }"
+NEGATIVE = b"\x93NUMPY\1\0v\0" + SHAPE.ljust(118).encode()
+
+
 def save(path, value):
     path.parent.mkdir(exist_ok=True)
-    if path.suffix == ".pt":
+    if isinstance(value, bytes):
+        path.write_bytes(value)
+    elif path.suffix == ".pt":
         torch.save(value, path)
     elif path.suffix == ".npz":
         np.savez(path, **value)
@@ -59,12 +65,12 @@ UNCLEAR = {
     "boolean tokens in npz": ({"a.npz": {"codes": A > 1}}, "a.npz", "must be integers, got"),
     "labels too few": ({"a.npz": {"codes": A, "y": A[0]}}, "a.npz", "labels must have shape (4,)"),
     "tokens as objects": ({"a.npz": {"codes": np.array([[None]])}}, "a.npz", "Python objects"),
-    "a list of words": ({"a.pt": ["a", "b"]}, "a.pt", "It has 0 str, 1 str."),
+    "a list of words": ({"a.pt": ["a", "b"]}, "a.pt", "It has 0 (no array), 1 (no array)."),
     "a number": ({"a.pt": 3}, "a.pt", "holds no integers but int"),
     "float tensor": ({"a.pt": torch.zeros(4, 3)}, "a.pt", "must be integers, got"),
-    "sparse tensor": ({"a.pt": {"codes": torch.eye(3).long().to_sparse()}}, "a.pt", "codes"),
-    "a model": ({"a.pt": torch.nn.Linear(2, 2)}, "a.pt", "a.pt is damaged, or no file of weights"),
-    "not of torch": ({"a.pth": "hello"}, "a.pth", "damaged archive"),
+    "bf16 tensor": ({"a.pt": {"codes": torch.zeros(3).bfloat16()}}, "a.pt", "is no plain"),
+    "a model": ({"a.pt": torch.nn.Linear(2, 2)}, "a.pt", "a.pt: is damaged, or holds more"),
+    "not of torch": ({"a.pth": "hello"}, "a.pth", "no archive of torch.save"),
     "scales of one image": (
         {"a.pt": [torch.zeros(1).long(), torch.zeros(4).long()]}, "a.pt", "--columns"
     ),
@@ -85,6 +91,17 @@ UNCLEAR = {
     "missing labels": (
         {"a.parquet": {"tokens": [[1], [2]], "y": [1, None]}}, "a.parquet", "y: 1 of 2 labels are"
     ),
+    "a second name later": (
+        {"a.jsonl": '{"tokens": [1]}\n{"tokens": [1], "codes": [2]}'}, "a.jsonl", "--columns"
+    ),
+    "a token of 2^63": ({"a.jsonl": f"[{2**63}, 1]"}, "a.jsonl", "got 9223372036854775808"),
+    "a token of 2^70": ({"a.jsonl": f"[{2**70}, 1]"}, "a.jsonl", f"got {2**70}"),
+    "a negative shape": ({"a.npy": NEGATIVE}, "a.npy", "not a .npy array: shape (-3, -5)"),
+    "numpy in pt": ({"a.pt": {"codes": A}}, "a.pt", "holds more than tensors, lists and words"),
+    "columns of one": ({"d/0.npy": A[:, :1], "d/1.npy": A[:, :1]}, "d", "shape (4, 1): one image"),
+    "a copy by hand": ({"d/0.npy": A[0], "d/0 (1).npy": A[0]}, "d", "0 (1).npy: parts of one"),
+    "an empty table": ({"a.parquet": {"tokens": pa.array([], "int64")}}, "a.parquet", "--columns"),
+    "no rows": ({"a.parquet": {"codes": pa.array([], pa.list_(pa.int8()))}}, "a.parquet", "no seq"),
     "int16 with −1": ({"a.npy": A.astype(np.int16) - 1}, "a.npy", "row 0, position 0 (both"),
     "int16 with −1 in a folder": ({"d/0.npy": A.astype(np.int16) - 1}, "d", ": -1 is negative"),
     "int8 and uint64 in a folder": (
@@ -167,13 +184,8 @@ def test_a_user_without_a_home(case):
         ([[0, 1]], [0], [], ValueError, "sizes must be one or more"),
         ([[0, 1]], [0], [0, 2], ValueError, "K_1 must be at least 1, got 0"),
         (np.zeros((0, 2), int), [], [2, 2], ValueError, "rows must be at least 1, got 0"),
-        (
-            np.array([[-1, 0]], np.int16),
-            [0],
-            [2, 2],
-            ValueError,
-            "code -1 of image 0 at position 1",
-        ),
+        ([[0, 1]], np.array([2**63], "u8"), [2, 2], ValueError, "labels must be below 2^63, got"),
+        (np.array([[-1, 0]], "i2"), [0], [2, 2], ValueError, "code -1 of image 0 at position 1"),
     ],
 )
 def test_a_store_takes_whole_numbers_in_range(codes, labels, sizes, error, message, tmp_path):

@@ -72,6 +72,13 @@ def test_the_newest_that_cannot_be_read_is_set_aside_and_outranks_nothing(case, 
     assert checkpoints(tmp_path).resume() == 24
 
 
+def test_what_a_killed_process_had_half_written_goes(tmp_path) -> None:
+    checkpoints(tmp_path).save(10)
+    (tmp_path / ".step-00000020.safetensors.x1y2.safetensors").write_bytes(b"half")
+    assert checkpoints(tmp_path).resume() == 10
+    assert names(tmp_path) == ["step-00000010.safetensors"]
+
+
 def test_order_is_by_step_whatever_the_length_of_the_number(tmp_path) -> None:
     run = checkpoints(tmp_path)
     for step in (99_999_998, 99_999_999, 100_000_000):

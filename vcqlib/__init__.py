@@ -19,6 +19,7 @@ _HOME = {
     "codebook_sizes": "theory.schedules",
     "conditional_entropy": "entropy.estimates",
     "ConditionalEntropy": "entropy.estimates",
+    "diagnose": "entropy.diagnosis",
     "VariableCodebookQuantizer": "models.quantizer",
     "Tokenizer": "models.tokenizer",
     "TokenizerConfig": "models.tokenizer",

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -41,11 +42,11 @@ def scratch_path(path: str | Path) -> Iterator[Path]:
     Raises OSError with one line that names `path` if there is no space or no permission.
     """
     path = Path(path)
+    real = Path(os.path.realpath(path))  # a link stays a link
+    place = Path(tempfile.gettempdir()) if _is_device(path) else real.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
+        place.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=place)
     except OSError as error:
         raise _unwritten(path, error) from None
     os.close(handle)
@@ -55,6 +56,7 @@ def scratch_path(path: str | Path) -> Iterator[Path]:
             yield temporary
         except Exception as error:  # safetensors has its own type for a full disk
             ours = isinstance(error, OSError) and error.filename in (None, name, temporary)
+            ours = ours and not isinstance(error, Unwritten)  # of a file inside the block
             if ours or "SafetensorError" in type(error).__name__:
                 raise _unwritten(path, error) from error
             raise
@@ -74,17 +76,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def put(temporary: Path, path: Path) -> None:
-    """Rename a finished temporary file, readable for all."""
+    """Rename a finished temporary file, readable for all; copy it into a pipe or a terminal."""
+    if _is_device(path):
+        with open(temporary, "rb") as source, open(path, "wb") as target:
+            shutil.copyfileobj(source, target)
+        return
     temporary.chmod(0o644)
-    temporary.replace(path)
+    temporary.replace(os.path.realpath(path))
 
 
-def _unwritten(path: Path, error: Exception) -> OSError:
+def _is_device(path: Path) -> bool:
+    """Whether this takes bytes but is no file to replace: `/dev/stdout`, a pipe, a terminal."""
+    if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+class Unwritten(OSError):
+    """A file could not be written; what was there before is kept."""
+
+
+def _unwritten(path: Path, error: Exception) -> Unwritten:
     reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(
         str(error).split()
     )
     number = error.errno if isinstance(error, OSError) else None
-    unwritten = OSError(f"{path} could not be written ({reason}); what was there before is kept")
+    unwritten = Unwritten(f"{path} could not be written ({reason}); what was there before is kept")
     unwritten.errno = number
     return unwritten
 

@@ -22,6 +22,7 @@ ARM_COLOURS = {
     "doubling": _COLOURS[2],
     "matched": _COLOURS[1],
     "reversed": _COLOURS[4],
+    "shuffled": _COLOURS[7],
     "linear": _COLOURS[5],
     "quadratic": _COLOURS[6],
     "cosine": _COLOURS[9],
@@ -227,4 +228,66 @@ def prefix_trees(arms: Mapping[str, np.ndarray]) -> Figure:
         ax.set(title=label, xlabel="tokens read, t", yticks=[])
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel(f"{n} sequences")
+    return figure
+
+
+def plane(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], extent: tuple[float, float] = (-2.2, 2.2)
+) -> tuple[Figure, np.ndarray]:
+    """Points in the plane, a panel each: title → points [n, 2] and whole numbers [n] as colours."""
+    figure, ax = axes(1, len(panels), (2.35 * len(panels), 2.5), squeeze=False)
+    for cell, (title, (points, kinds)) in zip(ax[0], panels.items(), strict=True):
+        for kind in np.unique(kinds):
+            some = points[kinds == kind]
+            cell.scatter(*some.T, s=3, color=_COLOURS[kind % len(_COLOURS)], linewidth=0)
+        _square(cell, title, extent)
+    return figure, ax
+
+
+def cells(rows: Mapping[str, Mapping[str, np.ndarray]], extent: tuple[float, float]) -> Figure:
+    """Which cell of a partition each place of the plane lies in: row → title → ids [side, side].
+
+    Cells take shades of one map by chance, so that neighbours differ, in light and in dark.
+    """
+    figure, ax = axes(
+        len(rows), len(next(iter(rows.values()))), (7.0, 1.95 * len(rows)), squeeze=False
+    )
+    shades = np.random.default_rng(0)
+    for line, (label, maps) in zip(ax, rows.items(), strict=True):
+        for cell, (title, ids) in zip(line, maps.items(), strict=True):
+            _, index = np.unique(ids, return_inverse=True)
+            shade = shades.permutation(index.max() + 1)[index.reshape(ids.shape)]
+            cell.imshow(
+                shade, origin="lower", extent=(*extent, *extent), cmap="viridis",
+                interpolation="nearest",
+            )  # fmt: skip
+            _square(cell, title, extent)
+        line[0].set_ylabel(label)
+    return figure
+
+
+def _square(cell: Axes, title: str, extent: tuple[float, float]) -> None:
+    cell.set(xlim=extent, ylim=extent, xticks=[], yticks=[], aspect="equal")
+    cell.set_title(title, fontsize=9)
+    cell.grid(False)
+
+
+def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xlabel: str) -> Figure:
+    """Ratios with intervals, a panel each: title → label → (x, ratio, low, high) in order."""
+    columns = 2 if len(panels) > 1 else 1
+    lines_ = -(-len(panels) // columns)
+    figure, ax = axes(lines_, columns, (7.0, 2.7 * lines_), squeeze=False, sharex=True, sharey=True)
+    for cell, (title, series) in zip(ax.flat, panels.items(), strict=False):
+        cell.axhline(1, color="#333333", linewidth=1.2)
+        for i, (label, found) in enumerate(series.items()):
+            x, ratio, low, high = np.array(found, float).T
+            x = x * 1.06 ** (i - (len(series) - 1) / 2)  # side by side where they would overlap
+            style = {"color": _COLOURS[i], "marker": "osD^v"[i % 5], "capsize": 2}
+            cell.errorbar(x, ratio, (ratio - low, high - ratio), label=label, **style)
+        cell.set(xscale="log", yscale="log", title=title)
+    for cell in ax[-1]:
+        cell.set_xlabel(xlabel)
+    for line in ax:
+        line[0].set_ylabel("ratio")
+    ax[0][0].legend(fontsize=8)
     return figure

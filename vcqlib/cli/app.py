@@ -21,6 +21,7 @@ COMMANDS = {  # name: module and function
     "diagnose": "diagnose.diagnose",
     "study": "study.study",
     "reproduce": "study.reproduce",
+    "lab": "lab.lab",
     "train": "training.train",
     "encode": "training.encode",
     "sample": "sampling.sample",
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with forgiving_output():
         try:
             _run([*(sys.argv[1:] if argv is None else argv)])
+            if sys.stdout:
+                sys.stdout.flush()
         except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
             print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
             return 2

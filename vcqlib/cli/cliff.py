@@ -11,10 +11,10 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from ..files import atomic_path, write_json
-from .shell import K
 
 LARGEST = 2**63 - 1  # sequences: more than any file holds
 LONGEST = 100_000  # positions
+SIZE = arg(aliases=["-k", "--k-max"])
 SPENT = 5e-4  # bits: prints as 0.000 or 0.001
 
 
@@ -34,7 +34,7 @@ Grown = Annotated[Growth, arg(name="")]
 def schedule(
     name: Positional[str],
     length: int,
-    k: Annotated[int, arg(aliases=["-k", "--k-max"])],
+    k: Annotated[int, SIZE],
     growth: Grown = Growth(),  # noqa: B008 (frozen)
 ) -> None:
     """Print the codebook sizes K_1 … K_T of a schedule in one line, as --sizes takes them.
@@ -50,7 +50,7 @@ def schedule(
 
 def cliff(
     n: Annotated[int, arg(aliases=["-n"])],
-    k: K = None,
+    k: Annotated[int | None, SIZE] = None,
     sizes: tuple[int, ...] = (),
     schedule: str = "uniform",
     length: int | None = None,
@@ -85,7 +85,6 @@ def cliff(
         "distinct_prefixes": theory.expected_distinct_prefixes(n, known),
     }
     position = theory.cliff_position(n, known)
-    print(_report(n, known, curves, position, length or (len(sizes) or None)))
     if json is not None:
         lists = {name: values.tolist() for name, values in curves.items()}
         about = {"n": n, "codebook_sizes": known, "cliff": position, "log2_n": math.log2(n)}
@@ -93,13 +92,14 @@ def cliff(
     if plot is not None:
         from ..chapters import figures
 
-        shown = {"ideal codes": curves["bits"], "capacity": np.log2(np.array(known, float))}
+        shown = {"ideal codes": curves["bits"], "capacity": [*map(math.log2, known)]}
         marks = {f"t* = {position}": max(position, 1)} if position is not None else {}
         with atomic_path(plot) as temporary:
             figure = figures.positions(
                 shown, dashed=("capacity",), marks=marks, log_x=len(known) > 32
             )
             figure.savefig(temporary)
+    print(_report(n, known, curves, position, length or (len(sizes) or None)))
 
 
 def _scheduled(name: str, length: int, k: int, growth: Growth) -> list[int]:

@@ -75,7 +75,6 @@ def diagnose(
             found = found.with_model(_model(tokens.codes, max(found.sizes), model_steps))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    print(report(found, pictures))
     if json is not None:
         write_json(json, found.to_dict())
     if html is not None:
@@ -83,6 +82,7 @@ def diagnose(
 
         with atomic_path(html) as temporary:
             temporary.write_text(page(found, path.name, pictures), encoding="utf-8")
+    print(report(found, pictures))
 
 
 def _model(codes: np.ndarray, vocabulary: int, steps: int) -> HeldOut:

@@ -5,49 +5,56 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 
 @contextmanager
 def forgiving_output() -> Iterator[None]:
-    """Inside, letters that a terminal lacks become "?", and a closed pipe swallows what follows."""
+    """Inside, letters that a terminal lacks become "?", and a closed pipe swallows what follows.
+
+    A full disk is an OSError on standard output; on standard error nobody could be told.
+    """
     before = sys.stdout, sys.stderr
     for stream in before:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    sys.stdout, sys.stderr = (stream and _Forgiving(stream) for stream in before)
+    sys.stdout = before[0] and _Forgiving(before[0], BrokenPipeError)
+    sys.stderr = before[1] and _Forgiving(before[1], OSError)
     try:
         yield
     finally:
         for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
+            with suppress(OSError):
+                stream.flush()
         sys.stdout, sys.stderr = before
 
 
 class _Forgiving:
     """A stream that goes on into nothing when its reader has gone away: `vcq … | head -1`."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, forgiven: type[OSError]) -> None:
+        self._stream, self._forgiven = stream, forgiven
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            self._let_go()
-            return len(text)
+        with self._going_on():
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._going_on():
             self._stream.flush()
-        except BrokenPipeError:
-            self._let_go()
 
-    def _let_go(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            if not isinstance(error, self._forgiven):
+                raise OSError(f"standard output: {error.strerror}") from None

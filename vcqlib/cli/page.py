@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..entropy.twins import Twins
 
 SHOWN, EACH, THUMBNAIL = 6, 6, 72  # groups of equal codes, pictures of each, pixels
-WIDE, HIGH, LEFT, BOTTOM, TOP = 460, 260, 44, 34, 26  # of a figure, in units of its text
+WIDE, HIGH, LEFT, RIGHT, BOTTOM, TOP = 460, 264, 54, 18, 38, 28  # of a figure, in units of its text
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2")
 
 STYLE = """
@@ -46,6 +46,8 @@ svg .grid { stroke: var(--rule); } svg path, .key { fill: none; stroke-width: 2;
 summary { font-size: 1.15rem; font-weight: bold; margin: 2rem 0 1rem; cursor: pointer; }
 .legend { list-style: none; padding: 0; margin: .3rem 0; display: flex; flex-wrap: wrap;
   gap: .2rem 1.2rem; } .legend svg { display: inline-block; width: 34px; height: 10px; }
+@media (max-width: 30rem) { svg text { font-size: 15px; } th, td { padding-right: .4rem;
+  font-size: .92rem; } }
 .twins img { image-rendering: pixelated; margin: 0 .3rem .3rem 0; vertical-align: middle; }
 """
 
@@ -56,7 +58,7 @@ def page(d: Diagnosis, name: str, pictures: Twins | None = None) -> str:
         "measured, given the positions before": d.entropy.bits,
         "ideal codes": d.ideal,
         "measured, each position alone": d.usage.bits,
-        "capacity, log2 K": np.log2(np.array(d.sizes, float)),
+        "capacity, log2 K": np.array([*map(math.log2, d.sizes)]),
     }
     if d.held_out is not None:
         measured["a small AR model, held out"] = d.held_out.test
@@ -125,7 +127,7 @@ def _figure(curves: Mapping[str, np.ndarray], unit: str, caption: str, log: bool
     span = (across(length) - across(1)) or 1.0
 
     def x(t: int) -> float:
-        return LEFT + (WIDE - LEFT - 12) * (across(t) - across(1)) / span
+        return LEFT + (WIDE - LEFT - RIGHT) * (across(t) - across(1)) / span
 
     def y(value: float) -> float:
         share = math.log2(max(value, 1)) / math.log2(max(most, 2)) if log else value / (most or 1)
@@ -135,11 +137,11 @@ def _figure(curves: Mapping[str, np.ndarray], unit: str, caption: str, log: bool
     marks = [2**i for i in range(length.bit_length()) if 2**i <= length]
     marks = marks if length > 32 else range(1, length + 1, -(-length // 12))
     grid = "".join(
-        f'<line class="grid" x1="{LEFT}" x2="{WIDE - 12}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
+        f'<line class="grid" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:,g}</text>'
         for v in ticks
     ) + "".join(
-        f'<text x="{x(t):.1f}" y="{HIGH - BOTTOM + 16}" text-anchor="middle">{t}</text>'
+        f'<text x="{x(t):.1f}" y="{HIGH - BOTTOM + 17}" text-anchor="middle">{t}</text>'
         for t in marks
     )
     lines, legend = "", ""
@@ -155,7 +157,7 @@ def _figure(curves: Mapping[str, np.ndarray], unit: str, caption: str, log: bool
         legend += f"<li>{key} {escape(label)}</li>"
     return (
         f'<figure><svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(caption)}">'
-        f'{grid}{lines}<text x="{WIDE - 12}" y="{HIGH - 3}" text-anchor="end">position t</text>'
+        f'{grid}{lines}<text x="{WIDE - RIGHT}" y="{HIGH - 3}" text-anchor="end">position t</text>'
         f'<text x="2" y="13">{escape(unit)}</text></svg>'
         f'<ul class="legend">{legend}</ul><figcaption>{escape(caption)}</figcaption></figure>'
     )

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from .. import __version__
 from ..extras import missing
-
-K = Annotated[int | None, arg(aliases=["-k", "--k-max"])]
 
 
 def deferred(command: Callable) -> Callable:
@@ -34,16 +33,21 @@ def deferred(command: Callable) -> Callable:
 
 
 class App(SubcommandApp):
-    """tyro's application, with errors of one line, `--version` and shell completion."""
+    """tyro's application, with errors of one line, `--version` and shell completion.
 
-    def __init__(self, prog: str, description: str) -> None:
+    A group of subcommands (`app.command(group, name=…)`) is an App too.
+    """
+
+    def __init__(self, prog: str = "vcq", description: str = "") -> None:
         super().__init__()
         self.prog, self.description = prog, description
+        self.names: list[str] = []
 
     def command(self, func: Any = None, **options: Any) -> Any:
         """Register a command, as in tyro; returns it unchanged."""
         if func is None:
             return lambda func: self.command(func, **options)
+        self.names.append(options.get("name") or func.__name__)
         super().command(func if isinstance(func, SubcommandApp) else deferred(func), **options)
         return func
 
@@ -65,12 +69,15 @@ class App(SubcommandApp):
         except SystemExit as end:
             if end.code in (0, None):
                 raise
-            known = [word for word in argv[:1] if word in self._subcommands]
+            known = [word for word in argv[:1] if word in self.names]
             help_for = " ".join([self.prog, *known, "--help"])
             raise ValueError(f"{one_line(said.getvalue())} (see {help_for})") from None
         sys.stderr.write(said.getvalue())
         try:
             call()
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except ModuleNotFoundError as error:
             raise missing(error) from None
 

@@ -132,10 +132,14 @@ def reproduce(path: Positional[Path]) -> None:
     """Recompute a record and compare it with what it holds, within its stated tolerance.
 
     Args:
-        path: a record, for instance data/results/smoke/main-uniform-s0.json.
+        path: a record, for instance data/results/smoke/main-uniform-s0.json, or one of the lab.
     """
-    from ..study.records import reproduce
+    from ..files import read_record
 
+    if "trial" in read_record(path, unsealed=True):
+        from ..lab.records import reproduce
+    else:
+        from ..study.records import reproduce
     comparison = reproduce(path)
     print(comparison)
     if comparison.failed:

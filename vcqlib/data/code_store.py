@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +62,8 @@ class CodeWriter:
         for what, array in (("codes", codes), ("labels", labels)):
             if not holds_integers(array):
                 raise TypeError(f"{what} must be integers, got {array.dtype}")
+            if array.dtype == np.uint64 and int(array.max(initial=0)) >= 1 << 63:
+                raise ValueError(f"{what} must be below 2^63, got {array.max()}")
         if codes.ndim != 2 or codes.shape[1] != len(self._sizes) or labels.shape != codes.shape[:1]:
             raise ValueError(
                 f"codes {codes.shape}, labels {labels.shape} and {len(self._sizes)} sizes "
@@ -94,7 +96,7 @@ def code_writer(
     Raises:
         ValueError: fewer rows came than were announced, or see `CodeWriter.append`.
     """
-    folder, rows = Path(folder), integer(rows, "rows", 1)
+    folder, rows = Path(folder).absolute(), integer(rows, "rows", 1)
     sizes = [integer(size, f"K_{t}", 1) for t, size in enumerate(sizes, start=1)]
     if not sizes or max(sizes) > LARGEST:
         raise ValueError(f"sizes must be one or more from 1 to 2^32, got {sizes[:8]}")
@@ -105,7 +107,7 @@ def code_writer(
     flipped = layout == "position-major"
     shape = (len(limits), rows) if flipped else (rows, len(limits))
     labels = np.empty(rows, np.int64)
-    made, before = not folder.exists(), _arrays(folder)
+    made = not folder.exists()
     try:
         with (
             scratch_path(folder / "codes.npy") as ours,
@@ -121,8 +123,6 @@ def code_writer(
             del codes, writer._codes
             np.save(beside, labels, allow_pickle=False)
             digests = {"codes": sha256_file(ours), "labels": sha256_file(beside)}
-            for name, temporary in (("codes", ours), ("labels", beside)):
-                put(temporary, _array(folder, name, digests[name]))
             sidecar = {
                 "layout": layout,
                 "images": rows,
@@ -130,13 +130,34 @@ def code_writer(
                 "files": digests,
                 "info": info or {},
             }
-            write_record(folder / "codes.json", sidecar)
-        for path in before - {_array(folder, *item) for item in digests.items()}:
-            path.unlink(missing_ok=True)
+            with _locked(folder):
+                before = _arrays(folder)
+                for name, temporary in (("codes", ours), ("labels", beside)):
+                    put(temporary, _array(folder, name, digests[name]))
+                write_record(folder / "codes.json", sidecar)
+                for path in before - {_array(folder, *item) for item in digests.items()}:
+                    path.unlink(missing_ok=True)
     except BaseException:
         if made and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
         raise
+
+
+@contextmanager
+def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Inside, no other writer puts its arrays into the folder, where the system has such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network disk without locks
+            fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _array(folder: Path, name: str, digest: str) -> Path:
@@ -193,9 +214,14 @@ def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
         ValueError: unknown format, damaged or truncated file; the message names the file.
     """
     folder = Path(folder)
-    path = folder / "codes.json"
-    if not path.is_file():
+    if not (folder / "codes.json").is_file():
         raise FileNotFoundError(f"{folder} is no code store: it has no codes.json")
+    with _locked(folder, shared=True):
+        return _open(folder, verify)
+
+
+def _open(folder: Path, verify: bool) -> CodeStore:
+    path = folder / "codes.json"
     if (found := read_json(path)) and isinstance(found, dict) and found.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format {found.get('format')!r} is not {FORMAT}; encode the images again"
@@ -208,6 +234,8 @@ def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
     if not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests.values()):
         raise ValueError(f"{path}: its SHA-256s are none: {digests}")
     paths = {name: _found(folder, name, digest) for name, digest in digests.items()}
+    if missing := [path for path in paths.values() if not path.exists()]:
+        raise FileNotFoundError(f"{missing[0]} is missing: encode the images again")
     for name, digest in digests.items() if verify else ():
         if sha256_file(paths[name]) != digest:
             raise ValueError(f"{paths[name]} is damaged: its SHA-256 is not the recorded one")
@@ -230,7 +258,15 @@ def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarra
         return store.codes
     if store.codes.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return store.codes
-    return torch.from_numpy(np.array(store.codes, order="C")).to(device)
+    held = torch.from_numpy(np.array(store.codes, order="C"))
+    return held.view(_signed(held)).to(device).view(held.dtype)
+
+
+def _signed(codes: torch.Tensor) -> torch.dtype:
+    """The signed type as wide as an unsigned one, which few kernels know; else the type itself."""
+    import torch
+
+    return {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype, codes.dtype)
 
 
 def take(
@@ -242,9 +278,7 @@ def take(
     if isinstance(codes, np.ndarray):
         batch = torch.from_numpy(codes[rows.cpu().numpy()].astype(np.int64))
         return batch.to(device, non_blocking=True)
-    rows = rows.to(codes.device)
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype)
-    if signed is None:
-        return codes[rows].to(device, torch.int64)
-    batch = codes.view(signed)[rows].to(device, torch.int64)  # few kernels know unsigned integers
-    return batch & (1 << 8 * codes.element_size()) - 1  # the sign undone
+    batch = codes.view(_signed(codes))[rows.to(codes.device)].to(torch.int64)
+    if codes.dtype in (torch.uint16, torch.uint32):
+        batch &= (1 << 8 * codes.element_size()) - 1  # undo the sign
+    return batch.to(device)

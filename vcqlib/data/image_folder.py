@@ -62,8 +62,8 @@ def walk(folder: Path, skipped: Counter | None = None) -> list[Path]:
     """
     skipped = Counter() if skipped is None else skipped
     entered = {_identity(parent) for parent in folder.resolve().parents}
-    found: list[Path] = []
-    real, links = [folder], []
+    found: list[str] = []
+    real, links = [str(folder)], []
     while real or links:
         place = real.pop() if real else heapq.heappop(links)
         if (identity := _identity(place)) in entered:
@@ -72,18 +72,33 @@ def walk(folder: Path, skipped: Counter | None = None) -> list[Path]:
         entered.add(identity)
         with os.scandir(place) as entries:
             for entry in entries:
-                link = entry.is_symlink()
+                path, link = entry.path, entry.is_symlink()
                 if hidden(entry.name):
                     skipped["hidden or system entries"] += 1
-                elif link and os.path.isdir(entry.path):
-                    heapq.heappush(links, Path(entry.path))
+                elif link and os.path.isdir(path):
+                    heapq.heappush(links, path)
                 elif not link and entry.is_dir():
-                    real.append(Path(entry.path))
-                elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
-                    found.append(Path(entry.path))  # a broken link is missed when it is read
+                    real.append(path)
+                elif entry.is_file() if not link else os.path.isfile(path) or _broken(path):
+                    found.append(path)
                 else:
                     skipped["pipes and devices"] += 1
-    return sorted(found)
+    return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """The folder with ~ unfolded, or one line that says that it is none."""
+    path = user_path(folder)
+    if not path.is_dir():
+        if path.exists():
+            raise NotADirectoryError(f"{path} is a file: give the folder of the images")
+        raise FileNotFoundError(f"folder {path} does not exist")
+    return path
+
+
+def _broken(link: str) -> bool:
+    """Whether a link leads nowhere: kept, so that whoever reads it says what is missing."""
+    return not os.path.exists(link)
 
 
 def hidden(name: str) -> bool:
@@ -91,8 +106,8 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    stat = folder.stat()
+def _identity(folder: str | Path) -> tuple[int, int]:
+    stat = os.stat(folder)
     return stat.st_dev, stat.st_ino
 
 
@@ -102,13 +117,14 @@ def files_digest(files: Iterable[Path], root: Path) -> str:
     for path in files:
         with suppress(OSError):  # a link to nowhere
             stat = path.stat()
-            seen.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            line = f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"
+            seen.update(line.encode(errors="surrogateescape"))  # names may be any bytes
     return seen.hexdigest()
 
 
 def folder_digest(folder: str | Path) -> str:
     """Hash of the names, sizes and times of all files that `walk` finds below `folder`."""
-    root = user_path(folder)
+    root = existing_folder(folder)
     return files_digest(walk(root), root)
 
 
@@ -151,15 +167,14 @@ class FolderFiles:
     """
 
     def __init__(self, folder: str | Path, split: str, hold_out: bool = True) -> None:
-        root = self._root = user_path(folder)
-        if not root.is_dir():
-            raise FileNotFoundError(f"image folder {root} does not exist")
+        root = self._root = existing_folder(folder)
         skipped: Counter = Counter()
         splits = _splits(root, skipped)
         self._places = tuple(splits.values()) or (root,)
         place = splits.get("train", root)
         found = _classes(place, skipped)
         self.classes, told = tuple(found), ""
+        self._walked = {place: [path for paths in found.values() for path in paths]}
         if len(splits) > 1 and split == "test":
             skipped.clear()
             place, found = _held_out(splits, self.classes, skipped)
@@ -185,22 +200,23 @@ class FolderFiles:
     @cached_property
     def channels(self) -> int:
         """1 if every image of all splits is grey, else 3."""
-        paths = [path for place in self._places for path in _images(walk(place))]
+        every = (self._walked.get(place) or _images(walk(place)) for place in self._places)
+        paths = [path for images in every for path in images]
         modes = map(mode_or_none, paths)
         return channels_of(modes, len(paths), lambda: files_digest(paths, self._root))
 
 
 def _splits(root: Path, skipped: Counter) -> dict[str, Path]:
     """Split → folder; empty if the folders in `root` are classes, or there are none."""
-    named: dict[str | None, list[Path]] = {}
-    for place in sorted(root.iterdir()):
-        if place.is_dir() and not hidden(place.name):
-            named.setdefault(split_of(place.name), []).append(place)
+    named = _by_split(root)
     others = named.pop(None, [])
     if "train" not in named:
         if named and not others:
             alone = next(iter(named.values()))[0]
             raise ValueError(f"{root} has {alone.name}/ and no training split: add train/")
+        for place in others:  # a data set, not a class: its splits would become one
+            if len(_by_split(place).keys() & SPLITS.keys()) > 1:
+                raise ValueError(f"{place} holds splits of its own: give this folder, not {root}")
         return {}
     for split, (first, *more) in named.items():
         if more:
@@ -218,30 +234,40 @@ def _splits(root: Path, skipped: Counter) -> dict[str, Path]:
     return {split: place for split, (place,) in named.items()}
 
 
+def _by_split(root: Path) -> dict[str | None, list[Path]]:
+    """The folders in `root` by the split that they are called after, sorted; None: no split."""
+    named: dict[str | None, list[Path]] = {}
+    for place in sorted(root.iterdir()):
+        if place.is_dir() and not hidden(place.name):
+            named.setdefault(split_of(place.name), []).append(place)
+    return named
+
+
 def _images(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in EXTENSIONS]
 
 
 def _classes(folder: Path, skipped: Counter | None = None) -> dict[str, list[Path]]:
     """Class name → image files below its folder, both sorted; loose ones are the class LOOSE."""
-    files = walk(folder, skipped)
+    skipped = Counter() if skipped is None else skipped
     found: dict[str, list[Path]] = {}
-    for path in (images := _images(files)):
-        first, *below = path.relative_to(folder).parts
-        found.setdefault(first if below else LOOSE, []).append(path)
-    if skipped is not None:
-        other = set(files).difference(images)
-        skipped.update(f"*{path.suffix.lower()}" if path.suffix else "others" for path in other)
-    loose = [path for path in found.get(LOOSE, ()) if path.parent == folder]
-    if 0 < len(loose) < len(images):
+    loose, depth = [], len(folder.parts)
+    for path in walk(folder, skipped):
+        if (suffix := path.suffix.lower()) not in EXTENSIONS:
+            skipped[f"*{suffix}" if suffix else "others"] += 1
+        elif len(path.parts) == depth + 1:
+            loose.append(path)
+        else:
+            found.setdefault(path.parts[depth], []).append(path)
+    if loose and found:
         raise ValueError(f"{folder} holds class folders and also loose images such as {loose[0]}")
     for place in sorted(folder.iterdir()):
         real = place.is_dir() and not place.is_symlink() and not hidden(place.name)
         if real and place.name not in found:
             raise ValueError(f"{place} holds no image: remove the folder or fill it")
-    if not found:
+    if not found and not loose:
         raise ValueError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
-    return found
+    return found or {LOOSE: loose}
 
 
 def _held_out(

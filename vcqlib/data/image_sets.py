@@ -6,7 +6,6 @@ name means (`parse_name`) loads neither torch nor data.
 
 from __future__ import annotations
 
-import operator
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from ..checks import unknown_name
+from ..checks import integer, unknown_name
 from ..files import atomic_path
 from ..progress import bar
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 TRAINING_IMAGES = {"fashion-mnist": 60_000, "mnist": 60_000, "cifar10": 50_000, "digits": 1437,
                    "emoji": 1720}  # fmt: skip
+LARGEST = 4096  # side in pixels
 NAMES = (*TRAINING_IMAGES, "folder:PATH", "parquet:PATH", "synthetic:SIZExCHANNELS")
 
 
@@ -72,7 +72,7 @@ def parse_name(dataset: str) -> tuple[str, str]:
 
     Raises ValueError for what is no data set: the nearest names, or the rule that is broken.
     """
-    kind, _, argument = dataset.partition(":")
+    kind, _, argument = dataset.partition(":") if isinstance(dataset, str) else ("", "", "")
     if kind in ("folder", "parquet") and argument:
         return kind, argument
     if kind == "synthetic":
@@ -90,7 +90,13 @@ def parse_name(dataset: str) -> tuple[str, str]:
 def own_files(dataset: str) -> str | None:
     """The user's own folder (or Parquet file) that a name stands for; None for other sets."""
     kind, _, place = dataset.partition(":")
-    return place.partition("?")[0] if kind == "parquet" else place if kind == "folder" else None
+    return split_options(place)[0] if kind == "parquet" else place if kind == "folder" else None
+
+
+def split_options(place: str) -> tuple[str, str]:
+    """PATH?NAME=VALUE&… of a Parquet set → PATH and the rest; a path may hold a ? itself."""
+    found = re.fullmatch(r"(.+?)\?(\w+=.*)", place, re.DOTALL)
+    return (found[1], found[2]) if found else (place, "")
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -181,11 +187,11 @@ def check_request(split: str, channels: int | None = None, **counts: int | None)
     """Refuse a split, channels or counts that no data set has."""
     if split not in ("train", "test"):
         raise unknown_name("split", str(split), ("train", "test"))
-    if channels not in (None, 1, 3):
+    if channels is not None and integer(channels, "channels") not in (1, 3):
         raise ValueError(f"channels must be 1, 3 or None, got {channels!r}")
     for what, value in counts.items():
-        if value is not None and operator.index(value) < 1:
-            raise ValueError(f"{what} must be a whole number of at least 1, got {value}")
+        if value is not None and integer(value, what, 1) > LARGEST and what == "image_size":
+            raise ValueError(f"image_size must be at most {LARGEST}, got {value}")
 
 
 def open_files(dataset: str, split: Split) -> Files:

@@ -63,6 +63,8 @@ def _header(file: IO[bytes], name: object) -> Header:
             header = np.lib.format.read_array_header_2_0(file)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{name}: not a .npy array: {one_line(error)}") from None
+    if any(extent < 0 for extent in header[0]):
+        raise ValueError(f"{name}: not a .npy array: shape {header[0]}")
     if header[2].hasobject:
         raise ValueError(f"{name}: holds Python objects; unpickling is refused: save integers")
     return Header(*header, file.tell())

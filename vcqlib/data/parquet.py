@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..checks import one_line
-from ..files import user_path
 from ..progress import say
-from .image_folder import channels_of, files_digest, mode_or_none, split_of, walk
+from .image_folder import channels_of, existing_folder, files_digest, mode_or_none, split_of, walk
+from .image_sets import split_options
 from .pictures import open_image
 
 WINDOW = 16  # row groups that are shuffled together, and held in memory
@@ -35,6 +35,7 @@ KINDS = {  # the type that `datasets` gives such a column, and its usual names
     "image": ("Image", ("image", "img", "picture", "jpg", "png")),
     "label": ("ClassLabel", ("label", "labels", "class", "category", "target", "cls")),
 }
+MOST_CLASSES = 1_000_000
 ROW_NUMBER = re.compile(r"(^|_)(id|idx|index)$", re.IGNORECASE)
 
 
@@ -61,8 +62,8 @@ class ParquetFiles:
             from pyarrow.dataset import dataset
         except ImportError:
             raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from None
-        folder, _, options = str(place).partition("?")
-        self._root = user_path(folder)
+        folder, options = split_options(str(place))
+        self._root = existing_folder(folder)
         files = _files(self._root)
         with _readable(self._root):
             self._splits = {name: dataset(paths, format="parquet") for name, paths in files.items()}
@@ -146,8 +147,6 @@ class ParquetFiles:
 
 def _files(folder: Path) -> dict[str, list[str]]:
     """Split → its files, sorted."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} does not exist")
     found: dict[str, list[str]] = {}
     for path in walk(folder):
         if path.suffix.lower() == ".parquet":
@@ -196,15 +195,23 @@ def _content(value: Any) -> bytes | None:
 def _features(schema: Any) -> dict[str, dict]:
     """What `datasets` wrote about its columns."""
     try:
-        return json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {name: about for name, about in features.items() if isinstance(about, dict)}
+    except (AttributeError, KeyError, TypeError, ValueError):
         return {}
 
 
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
+def _index(schema: Any) -> list[str]:
+    """Names of the columns in which pandas keeps its index."""
+    try:
+        columns = json.loads(schema.metadata[b"pandas"])["index_columns"]
+        return [name for name in columns if isinstance(name, str)]
+    except (KeyError, TypeError, ValueError):
+        return []
 
-    return types.is_string(kind) or types.is_large_string(kind)
+
+def _is_text(kind: Any) -> bool:
+    return str(kind) in ("string", "large_string", "string_view")
 
 
 def _fits(kind: Any, what: str) -> bool:
@@ -214,15 +221,14 @@ def _fits(kind: Any, what: str) -> bool:
     if what == "image":
         place = kind.get_field_index("bytes") if types.is_struct(kind) else -1
         kind = kind.field(place).type if place >= 0 else kind
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        return str(kind).startswith(("binary", "large_binary", "fixed_size_binary"))
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return types.is_integer(kind) or types.is_boolean(kind) or _is_text(kind)
 
 
 def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
     """The image or the label column of a file, or one line on how to say which it is."""
-    metadata = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-    index = [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
+    index = _index(schema)
     fitting = {f.name: f.type for f in schema if _fits(f.type, what) and f.name not in index}
     if asked is not None:
         if asked not in fitting:
@@ -275,7 +281,9 @@ def _numbered(
         strange = sorted(set(values).difference(classes))
         numbers = np.searchsorted(np.array(classes, dtype=object), values)
     else:
-        classes = names or tuple(str(i) for i in range(int(known.max()) + 1))
+        if (most := int(known.max())) >= MOST_CLASSES:
+            raise ValueError(f"{root}: label {most:,} is no class: are these the rows' numbers?")
+        classes = names or tuple(str(i) for i in range(most + 1))
         strange = values[(values < 0) | (values >= len(classes))].tolist()
         numbers = values
     if strange:

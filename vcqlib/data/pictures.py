@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..checks import one_line
 
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm", ".tif",
@@ -15,7 +17,12 @@ EXTENSIONS = (
 )  # fmt: skip
 GREY = frozenset(("1", "L", "LA"))
 COLOUR = frozenset(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
-PAGES = frozenset(("GIF", "PNG", "TIFF", "WEBP"))  # not MPO: a phone's JPEG with its depth map
+# what the suffixes mean, and no more: Pillow would hand a PostScript file to an interpreter
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)  # a message keeps to one line
 
 
 def _open(file: Path | BinaryIO, name: str) -> Image.Image:
@@ -23,15 +30,17 @@ def _open(file: Path | BinaryIO, name: str) -> Image.Image:
         warnings.simplefilter("ignore", UserWarning)  # of a cut file, which is refused below
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             limit = Image.MAX_IMAGE_PIXELS
             raise ValueError(f"{name} has more than {limit} pixels: scale it down") from None
         except Exception as error:  # a cut header fails in as many ways as there are formats
             if isinstance(error, MemoryError) or getattr(error, "filename", None):
                 raise  # it is not there, or may not be read: says so itself
+            known = isinstance(error, UnidentifiedImageError)
+            reason = "" if known else f" ({one_line(error)})"
             raise ValueError(
-                f"{name} is no image that Pillow can read: replace or remove it"
+                f"{name} is no image that Pillow can read{reason}: replace or remove it"
             ) from None
     if image.mode not in GREY | COLOUR:
         mode = image.mode
@@ -42,7 +51,7 @@ def _open(file: Path | BinaryIO, name: str) -> Image.Image:
 
 def image_mode(file: Path | BinaryIO, name: str | None = None) -> str:
     """The mode in the header; ValueError if it does not fit into 8 bits a channel."""
-    with _open(file, name or str(file)) as image:
+    with _open(file, _printable(name or str(file))) as image:
         return image.mode
 
 
@@ -52,11 +61,14 @@ def open_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
     Raises ValueError with `name` (default: the path) if it is broken, too large, in a mode that
     8 bits cannot hold, or one of several in its file (animations, pages).
     """
-    name = name or str(file)
+    name = _printable(name or str(file))
     with _open(file, name) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # on corrupt EXIF data: names no file
         try:
-            pages = getattr(opened, "n_frames", 1) if opened.format in PAGES else 1
+            # not of MPO, which is what a phone's JPEG with its depth map is called
+            pages = getattr(opened, "n_frames", 1) if opened.format in FORMATS else 1
+            if opened.format == "PPM" and _bytes_after(opened):
+                pages = "several"
             image = ImageOps.exif_transpose(opened)  # reads the pixels
             if image.has_transparency_data:
                 image = image.convert("RGBA")
@@ -65,11 +77,20 @@ def open_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
         except MemoryError:
             raise
         except Exception as error:  # as above
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise ValueError(f"{name} is damaged ({reason}): replace or remove it") from None
-    if pages > 1:
+    if pages != 1:
         raise ValueError(f"{name} holds {pages} pictures: save each as a file of its own")
     return image
+
+
+def _bytes_after(image: Image.Image) -> int:
+    """How much follows the pixels of a PPM file, whose format allows several in a row."""
+    kind, _, offset, *_ = image.tile[0]
+    if kind != "raw":  # as text, or of another depth
+        return 0
+    row = {"1": (image.width + 7) // 8, "L": image.width, "RGB": 3 * image.width}[image.mode]
+    return image.fp.seek(0, 2) - offset - row * image.height
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..checks import unknown_name
+from ..checks import holds_integers, integer, unknown_name
 from ..files import user_path
 from .vendored import read_vendored
 
@@ -79,6 +79,19 @@ def _python_sources() -> str:
     return "".join(path.read_text(encoding="utf-8", errors="ignore") for path in paths)
 
 
+def _tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """`tokens` as int64, or a line that names the first that is none of the vocabulary."""
+    tokens = np.asarray(tokens)
+    if not tokens.size:
+        return tokens.astype(np.int64)
+    if not holds_integers(tokens):
+        raise TypeError(f"tokens must be integers, got {tokens.dtype}")
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
+    if len(wrong):
+        raise ValueError(f"token {tokens.flat[wrong[0]]} is outside 0..{vocab_size - 1}")
+    return tokens.astype(np.int64)
+
+
 class ByteTokenizer:
     """UTF-8 bytes: 256 tokens, any text, nothing to train."""
 
@@ -91,7 +104,8 @@ class ByteTokenizer:
 
     def decode(self, tokens: np.ndarray) -> str:
         """Text; bytes that are not UTF-8 (a cut character) become the replacement character."""
-        return np.asarray(tokens, dtype=np.uint8).tobytes().decode("utf-8", errors="replace")
+        tokens = _tokens(tokens, self.vocab_size)
+        return tokens.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
 
 class GPT2Tokenizer:
@@ -119,7 +133,7 @@ class GPT2Tokenizer:
 
     def decode(self, tokens: np.ndarray) -> str:
         """Text; a cut character becomes the replacement character."""
-        return self._encoding.decode(np.asarray(tokens).tolist())
+        return self._encoding.decode(_tokens(tokens, self.vocab_size).tolist())
 
 
 def _gpt2_ranks() -> dict[bytes, int]:
@@ -172,7 +186,7 @@ class TrainedBPE:
 
     def decode(self, tokens: np.ndarray) -> str:
         """Text; a cut character becomes the replacement character."""
-        return self._tokenizer.decode(np.asarray(tokens).tolist())
+        return self._tokenizer.decode(_tokens(tokens, self.vocab_size).tolist())
 
 
 @cache
@@ -203,9 +217,11 @@ def windows(tokens: np.ndarray, n: int, length: int, seed: int = 0) -> np.ndarra
     The text is cut into consecutive windows; the first n of one permutation per seed are taken,
     so that a smaller n gives a subset. ValueError if the text has fewer.
     """
-    if n < 1 or length < 1:
-        raise ValueError(f"n and length must be at least 1, got n={n}, length={length}")
-    tokens = np.asarray(tokens, dtype=np.int64)
+    n, length = integer(n, "n", 1), integer(length, "length", 1)
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or not holds_integers(tokens):
+        raise TypeError(f"tokens must be integers [N], got {tokens.dtype} {tokens.shape}")
+    tokens = tokens.astype(np.int64, copy=False)
     available = len(tokens) // length
     if n > available:
         raise ValueError(

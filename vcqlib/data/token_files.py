@@ -20,6 +20,7 @@ this machine is refused with a ValueError of one line that names it.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +31,17 @@ import numpy as np
 from ..checks import holds_integers, is_tensor
 from ..files import load_foreign, user_path
 from ..progress import bar
-from .npy import npz_headers, read_npy, read_npz, whole_zip
+from .code_store import open_codes
+from .npy import Header, npz_headers, read_npy, read_npz, whole_zip
 from .token_json import read_json_tokens
 from .token_parquet import read_parquet
 from .tokens import Blocks, Tokens, ambiguous, gather, join, known_codes, label_name, named, natural
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".parquet", ".jsonl", ".ndjson", ".json")
-TORCH, JSON = (".pt", ".pth"), (".jsonl", ".ndjson", ".json")
+CONTAINERS, JSON = (".npz", ".pt", ".pth"), (".jsonl", ".ndjson", ".json")
+BARE = ""  # the name of what a container holds without one
+
+Reader = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 
 def read_tokens(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
@@ -65,7 +70,7 @@ def read_tokens(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
         return read_json_tokens(path, columns)
     if suffix == ".parquet":
         return read_parquet(path, columns)
-    return _read_npz(path, columns) if suffix == ".npz" else _read_torch(path, columns)
+    return _read_container(path, columns)
 
 
 def read_labels(path: str | Path, n: int) -> tuple[np.ndarray, int]:
@@ -81,30 +86,18 @@ def read_labels(path: str | Path, n: int) -> tuple[np.ndarray, int]:
         labels = _folder_labels(token_files(path, (".npy",))[0])
     elif path.suffix.lower() == ".npy":
         labels = read_npy(path)
-    elif path.suffix.lower() in (".npz", *TORCH):
-        labels = _one_of_labels(path)
+    elif path.suffix.lower() in CONTAINERS:
+        members, read = _open(path)
+        name = label_name(members) or (next(iter(members)) if len(members) == 1 else None)
+        if name is None:
+            raise ValueError(f"{path}: needs one array of labels, holds {', '.join(members)}")
+        labels = read([name])[name]
     else:
         raise ValueError(f"{path}: labels are read from .npy, .npz, .pt, or a folder of .npy")
     labels = _flat(labels)
     if labels.ndim != 1 or not len(labels) or n % len(labels):
         raise ValueError(f"{path}: labels of shape {labels.shape} do not fit {n} sequences")
     return np.repeat(labels, n // len(labels)), n // len(labels)
-
-
-def _one_of_labels(path: Path) -> np.ndarray:
-    """The labels of a container: known by their name, or the only array."""
-    torch = path.suffix.lower() in TORCH
-    content = _load(path) if torch else npz_headers(path)
-    if torch and (whole := _array(content)) is not None:
-        return whole
-    names = _members(content, path)
-    name = label_name(names) or (next(iter(names)) if len(names) == 1 else None)
-    labels = None
-    if name is not None:
-        labels = _array(names[name]) if torch else read_npz(path, [name])[name]
-    if labels is None:
-        raise ValueError(f"{path}: needs one array of labels, holds {sorted(names)}")
-    return labels
 
 
 def _flat(labels: np.ndarray) -> np.ndarray:
@@ -117,91 +110,85 @@ def _no_names(columns: Sequence[str], path: Path) -> None:
         raise ValueError(f"{path}: holds one array without a name: leave out --columns (columns=…)")
 
 
-def _read_npz(path: Path, columns: Sequence[str]) -> Tokens:
-    headers = npz_headers(path)
-    held = {n: f"{h.dtype} {h.shape}" if h else "(no array)" for n, h in headers.items()}
-    matrices = [n for n, h in headers.items() if h and len(h.shape) > 1 and h.dtype.kind in "iu"]
-    label = label_name([name for name, header in headers.items() if header])
-    return _of_arrays(path, columns, held, matrices, label, lambda names: read_npz(path, names))
-
-
-def _read_torch(path: Path, columns: Sequence[str]) -> Tokens:
-    content = _load(path)
-    whole = _array(content)
-    if whole is not None:
-        _no_names(columns, path)
-        return Tokens(whole)
-    members = _members(content, path)
-    arrays = {name: _array(value) for name, value in members.items()}
-    found = {name: array for name, array in arrays.items() if array is not None}
-    matrices = [name for name, a in found.items() if a.ndim > 1 and holds_integers(a)]
+def _read_container(path: Path, columns: Sequence[str]) -> Tokens:
+    members, read = _open(path)
     held = {
-        name: f"{found[name].dtype} {found[name].shape}" if name in found else type(value).__name__
-        for name, value in members.items()
+        n: f"{m.dtype} {m.shape}" if m is not None else "(no array)" for n, m in members.items()
     }
-    label = label_name(found)
-    return _of_arrays(
-        path, columns, held, matrices, label, lambda names: {n: arrays[n] for n in names}
+    arrays = {name: member for name, member in members.items() if member is not None}
+    matrices = [n for n, a in arrays.items() if len(a.shape) > 1 and holds_integers(a)]
+    if BARE in members:
+        _no_names(columns, path)
+        names = [BARE]
+    else:
+        names = named(columns, held, path) if columns else known_codes(held) or matrices
+    if not columns and len(names) != 1:
+        raise ambiguous(path, held)
+    label = label_name([name for name in arrays if name not in names])
+    content = read([*names, *([label] if label else [])])
+    return Tokens(
+        join({name: content[name] for name in names}, path),
+        _flat(content[label]) if label else None,
+        columns=tuple(filter(None, names)),
+        labels_from=label or "",
+        left_out=tuple(name for name in held if name not in content),
     )
 
 
-def _of_arrays(
-    path: Path,
-    columns: Sequence[str],
-    held: Mapping[str, str],
-    matrices: Sequence[str],
-    label: str | None,
-    read: Callable[[list[str]], dict[str, np.ndarray]],
-) -> Tokens:
-    """The tokens of a container of named arrays; `held`: what each is, in words."""
-    names = named(columns, held, path) if columns else known_codes(held) or list(matrices)
-    if not columns and len(names) != 1:
-        raise ambiguous(path, held)
-    label = None if label in names else label
-    arrays = read([*names, *([label] if label else [])])
-    codes = join({name: arrays[name] for name in names}, path)
-    left_out = tuple(name for name in held if name not in arrays)
-    labels = _flat(arrays[label]) if label else None
-    return Tokens(codes, labels, None, tuple(names), label or "", left_out)
-
-
-def _load(path: Path) -> Any:
-    """What `torch.save` wrote: tensors, and lists and dictionaries of them."""
+def _open(path: Path) -> tuple[Mapping[str, Header | np.ndarray | None], Reader]:
+    """The members of a container, None for what is no array; and how to read some of them."""
+    if path.suffix.lower() == ".npz":
+        return npz_headers(path), lambda names: read_npz(path, names)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path}: no archive of torch.save: load it where it was made, save it again"
+        )
     with whole_zip(path):
-        return load_foreign(path)
+        try:
+            content = load_foreign(path)
+        except ValueError:
+            what = "is damaged, or holds more than tensors, lists and words: save tensors alone"
+            raise ValueError(f"{path}: {what}") from None
+    if (whole := _array(content)) is not None:
+        content = {BARE: whole}
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no integers but {type(content).__name__}")
+    arrays = {str(name): _array(value) for name, value in content.items()}
+
+    def read(names: Sequence[str]) -> dict[str, np.ndarray]:
+        if missing := [name for name in names if arrays[name] is None]:
+            raise ValueError(f"{path}: {missing[0]} is no plain tensor of numbers")
+        return {name: arrays[name] for name in names}
+
+    return arrays, read
 
 
 def _array(value: Any) -> np.ndarray | None:
     """A tensor, or sequences of one length (tensors or lists of integers) as rows; else None."""
+    if isinstance(value, np.ndarray):
+        return value
     if is_tensor(value):
-        dense = str(value.layout) == "torch.strided" and str(value.dtype) != "torch.bfloat16"
-        return value.detach().numpy() if dense else None
+        try:
+            return value.detach().numpy()
+        except TypeError:  # sparse, quantized, bfloat16
+            return None
     if not isinstance(value, list | tuple) or not value:
         return None
+    if set(map(type, value)) == {int}:
+        return np.array(value)
     if all(is_tensor(v) and v.ndim == 1 and holds_integers(v) for v in value):
         rows = [v.numpy() for v in value]
     elif all(isinstance(v, list) and set(map(type, v)) == {int} for v in value):
         rows = [np.array(v) for v in value]
-    elif set(map(type, value)) == {int}:
-        return np.array(value)
     else:
         return None
     return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
 
 
-def _members(content: Any, path: Path) -> dict[str, Any]:
-    """What a dictionary or a list holds, by name or number."""
-    if isinstance(content, list | tuple):
-        content = dict(enumerate(content))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no integers but {type(content).__name__}")
-    return {str(name): value for name, value in content.items()}
-
-
 def _read_folder(path: Path, columns: Sequence[str]) -> Tokens:
     if (path / "codes.json").exists():
-        from .code_store import open_codes
-
         _no_names(columns, path)
         store = open_codes(path)
         return Tokens(store.codes, store.labels, store.sizes)
@@ -239,7 +226,7 @@ def token_files(
     if not kinds:
         below = sorted(entry.name for entry in entries if entry.is_dir())
         way_out = f"; name one of its folders: {', '.join(below[:5])}" if below else ""
-        raise ValueError(f"{path}: no {' or '.join(suffixes)} files in this folder{way_out}")
+        raise ValueError(f"{path}: no token files ({', '.join(suffixes)}) in this folder{way_out}")
     (files,) = kinds.values()
     others = sorted(entry.name for entry in set(entries).difference(files))
     return sorted(files, key=lambda file: natural(file.stem)), tuple(others)
@@ -258,16 +245,22 @@ def one_series(files: Sequence[Path]) -> None:
 def _read_images(path: Path, files: list[Path], others: tuple[str, ...]) -> Tokens:
     """LlamaGen: a file an image, and the labels in the folder beside, under the same names."""
     images: list[int] = []
+    shards = False
+    if any(file.stem.isdecimal() for file in files):
+        one_series(files)
 
     def blocks() -> Blocks:
+        nonlocal shards
         for file in bar(files, "reading", delay=2):
             array = read_npy(file)
-            if array.ndim == 2 and len(array) > 1:
+            if array.ndim == 2 and len(array) > 1 and not shards:
                 one_series(files)
+                shards = True
             images.append(len(rows := _rows(array, file)))
             yield file, rows
 
-    codes, said = gather(blocks(), path), (f"{len(files):,} .npy files",)
+    codes = gather(blocks(), path)
+    said = (f"{len(files):,} .npy files with {len(codes):,} rows",)
     ends = path.name.endswith("codes")
     name = path.name.removesuffix("codes") + "labels" if ends else f"{path.name}_labels"
     beside = path.parent / name
@@ -288,10 +281,10 @@ def _folder_labels(files: list[Path]) -> np.ndarray:
 
 
 def _rows(one: np.ndarray, file: Path) -> np.ndarray:
-    """[rows, T] of one image's file: [T], [crops, T] or [1, crops, T]."""
+    """[rows, T] of a file: of one image [T], [1, T] or [1, crops, T], or a shard [n, T]."""
     shape = one.shape
     rows = one[None] if one.ndim == 1 else one[0] if one.ndim == 3 and len(one) == 1 else one
-    if rows.ndim != 2 or 1 < len(rows) == rows.shape[1]:
+    if rows.ndim != 2 or (len(rows) > 1 and rows.shape[1] in (1, len(rows))):
         raise ValueError(
             f"{file}: shape {shape}: one image's grid, or several sequences? Save a grid "
             "flattened, as [1, T], or all images in one .npy [N, T]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def read_json_tokens(path: Path, columns: Sequence[str] = ()) -> Tokens:
     """
     rows = _Rows(path, columns)
     codes = gather(rows.blocks(), path)
-    found = dict(columns=tuple(rows.keys), left_out=rows.left_out)
+    found: dict[str, Any] = dict(columns=tuple(rows.keys), left_out=rows.left_out)
     if missing := sum(value is None for value in rows.labels):
         if missing < len(rows.labels):
             raise ValueError(f"{path}: {missing} of {len(rows.labels)} sequences lack {rows.label}")
@@ -43,6 +43,7 @@ class _Rows:
         self.keys: list[str] = []
         self.label: str | None = None
         self.left_out: tuple[str, ...] = ()
+        self.seen: set[str | None] = set()
         self.labels: list[Any] = []
 
     def blocks(self) -> Blocks:
@@ -63,6 +64,8 @@ class _Rows:
             self._look(record)
         if missing := [key for key in self.keys if key not in record]:
             raise ValueError(f"no {missing[0]!r}")
+        if new := record.keys() - self.seen:
+            self._left_out(record, new)
         return np.concatenate([_sequence(record[key]) for key in self.keys])
 
     def _look(self, record: dict[str, Any]) -> None:
@@ -74,7 +77,14 @@ class _Rows:
         if len(self.keys) != 1 and not self.columns:
             raise ambiguous(self.path, {k: type(v).__name__ for k, v in record.items()})
         self.label = label_name([key for key in record if key not in self.keys])
-        self.left_out = tuple(k for k in record if k not in (*self.keys, self.label))
+        self.seen = {*self.keys, self.label}
+
+    def _left_out(self, record: dict[str, Any], new: Set[str]) -> None:
+        """Note keys that were not there before; refuse a second one that is named as tokens."""
+        if not self.columns and known_codes(k for k in new if isinstance(record[k], list)):
+            raise ambiguous(self.path, {k: type(v).__name__ for k, v in record.items()})
+        self.left_out += tuple(key for key in record if key in new)
+        self.seen |= new
 
 
 def _sequence(value: Any) -> np.ndarray:
@@ -87,7 +97,10 @@ def _sequence(value: Any) -> np.ndarray:
     if kinds != {int} or not isinstance(value, list):
         got = ", ".join(sorted(kind.__name__ for kind in kinds)) or "an empty list"
         raise ValueError(f"tokens must be integers in a list, got {got}")
-    return np.array(value)
+    tokens = np.array(value)
+    if tokens.dtype != np.int64:
+        raise ValueError(f"tokens must be from 0 to 2^63-1, got {max(value, key=abs)}")
+    return tokens
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:

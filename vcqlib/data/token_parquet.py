@@ -34,7 +34,8 @@ def read_parquet(path: Path, columns: Sequence[str] = ()) -> Tokens:
     try:
         with pq.ParquetFile(path) as file:
             meta, schema = file.metadata, file.schema_arrow
-            _refuse_unread(meta, path)
+            if meta.num_rows:
+                _refuse_unread(meta, path)
             if len(set(schema.names)) < len(schema.names):
                 raise ValueError(f"{path}: two columns have one name: {schema.names}")
             label = label_name([f.name for f in schema if _is_label(pa, f.type)])

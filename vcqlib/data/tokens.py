@@ -76,7 +76,8 @@ def ambiguous(path: Path, held: Mapping[str, str]) -> ValueError:
     shown = [f"{name} {what}" for name, what in held.items()]
     return ValueError(
         f"{path}: what of it holds the tokens? It has {_listed(shown) or 'nothing'}. Name it with "
-        "--columns (columns=…); several, such as scales from coarse to fine, are joined in order"
+        "--columns (columns=…); several, such as scales from coarse to fine, are joined in this "
+        "order as positions (batches of rows: concatenate them first)"
     )
 
 

@@ -4,12 +4,12 @@
 |---|---|---|
 | few | N is too small to see a position's distribution | uniform codes themselves show less |
 | short | the sequences cannot all differ | pigeonhole: Π K_t < N |
-| dead | a position never varies | H(X_t \\| X_<t) ≤ H(X_t) = 0 |
+| dead | a position never varies | what it adds is at most H(X_t) = 0 |
 | faint | a position hardly varies | the same bound, against uniform codes at this N |
-| copy | a position repeats another one | H(X_t \\| X_s) = 0 |
+| copy | a position repeats another one | H(X_t given X_s) = 0 |
 | unused | tokens are spread over few codes | Σ H(X_t), not Σ log2 K_t, bounds what is told |
 | same | sequences occur more than once | H(X_1 … X_T) = log2 N only if all differ |
-| cliff | most positions come after the cliff | Σ H(X_t \\| X_<t) ≤ log2 N, whatever the codes |
+| cliff | most positions come after the cliff | the bits of all positions sum to log2 N at most |
 | late | the bits last longer than independent positions would | the positions inform one another |
 | memorised | a model knows its own sequences better | the gap of its cross-entropies is memory |
 | unlearned, noise | a model learns little or nothing | held-out cross-entropy against Σ H(X_t) |
@@ -74,7 +74,7 @@ def _short(d: Diagnosis) -> Iterator[Advice]:
     cells, k = math.prod(d.sizes), max(d.sizes)
     yield Advice(
         "short",
-        f"The {d.length} positions have {cells:,} codes for {d.n:,} sequences: at least "
+        f"T = {d.length} leaves room for {cells:,} codes, for {d.n:,} sequences: at least "
         f"{d.n - cells:,} of them must equal another one.",
         "Π K_t < N (pigeonhole): there is no cliff, for not all sequences can be told apart.",
         f"{cliff_position(d.n, k)} positions with K = {k:,}, or {d.length} with "
@@ -139,15 +139,20 @@ def _unused(d: Diagnosis) -> Iterator[Advice]:
         own, even = (
             float(np.exp2(bits[living].mean())) for bits in (d.usage.bits, d.ideal_unigram)
         )
-        rows = f"{d.usage.pooled_used:,} of {max(d.sizes):,} codes occur at all. "
+        smaller = (
+            f"A codebook of about {own:,.0f} codes could"
+            if min(d.sizes) == max(d.sizes)
+            else f"Codebooks of {2**-short:.0%} of these sizes could"
+        )
         yield Advice(
             "unused",
-            f"{rows}A position uses as many as {own:,.0f} even codes, where uniform ones would "
-            f"show {even:,.0f}: {short:.2f} bits less.",
+            f"{d.usage.pooled_used:,} of {max(d.sizes):,} codes occur at all. A position uses as "
+            f"many as {own:,.0f} even codes, where uniform ones would show {even:,.0f}: "
+            f"{short:.2f} bits less.",
             "Σ H(X_t) bounds what a sequence can tell, and Σ log2 K_t only if codes are used "
             "evenly.",
-            f"A codebook of about {own:,.0f} codes could hold as much; or keep codes alive "
-            "(restarts, a moving average, fewer dimensions, normalised vectors).",
+            f"{smaller} hold as much; or keep codes alive (restarts, a moving average, fewer "
+            "dimensions, normalised vectors).",
         )
 
 
@@ -204,13 +209,13 @@ def _growth(d: Diagnosis) -> str:
             "sequences apart. More sequences would, by one position for each factor of K."
         )
     whole = " of a uniform codebook's bits"
-    ways = ", ".join(
-        f"{a.name} t* = {a.cliff} at {a.share:.0%}{whole if a is later[0] else ''}" for a in later
+    ways = "; ".join(
+        f"{a.name}: t* = {a.cliff} at {a.share:.0%}{whole if a is later[0] else ''}" for a in later
     )
     return (
         "If held-out loss turns while training loss falls, let the codebook grow along the "
-        f"sequence. Ideal codes: t* = {own} now; {ways}. The bits it gives up cost reconstruction; "
-        "whether that pays, chapter 10 of the book judges."
+        f"sequence. Ideal codes have t* = {own} now; {ways}. The bits it gives up cost "
+        "reconstruction; whether that pays, chapter 10 of the book judges."
     )
 
 

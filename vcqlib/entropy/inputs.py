@@ -41,6 +41,10 @@ def read_matrix(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
 def as_matrix(codes: Any) -> Any:
     """Return `codes` as a NumPy array, or as a tensor on its device, or say what is wrong."""
     if is_tensor(codes):
+        if codes.is_nested or codes.is_meta or str(codes.layout) != "torch.strided":
+            raise TypeError(
+                f"codes must be a dense tensor, got {type(codes).__name__} without rows"
+            )
         if holds_integers(codes) and codes.device.type == "cpu":
             codes = codes.detach().numpy()
     elif np.ma.is_masked(codes):
@@ -113,7 +117,11 @@ def _check_file(codes: np.ndarray) -> bool:
 def as_labels(labels: Any, n: int) -> np.ndarray:
     """Labels [n], integers or words, as NumPy; columns of Python words are taken too."""
     if is_tensor(labels):
+        if not holds_integers(labels):
+            raise TypeError(f"labels must be integers or strings, got {describe(labels)}")
         labels = labels.detach().cpu().numpy()
+    elif np.ma.is_masked(labels):
+        raise ValueError(f"labels has {np.ma.count_masked(labels)} masked entries")
     labels = np.asarray(labels)
     if labels.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), one for each row: {describe(labels)}")

@@ -17,7 +17,7 @@ LARGEST = 1e50  # the sixth power, which the kernel distance takes, still fits i
 def host(x: Any, name: str) -> np.ndarray:
     """An array, or a torch tensor on any device, as a NumPy array (bf16 as float32)."""
     if hasattr(x, "detach"):
-        x = x.to_dense() if x.is_sparse else x
+        x = x if str(x.layout) == "torch.strided" else x.to_dense()
         x = x.float() if x.is_floating_point() and x.itemsize < 4 else x
         return x.numpy(force=True)
     if np.ma.is_masked(x):
@@ -67,16 +67,16 @@ def distances(x: Any, name: str) -> np.ndarray:
     return found
 
 
-def rows(x: Any, name: str) -> np.ndarray:
-    """float32 or float64 [N, values]: features, or images of any shape; uint8 becomes [-1, 1]."""
+def rows(x: Any, name: str, pictures: bool = False) -> np.ndarray:
+    """float32 or float64 [N, values] of features, or of `pictures`, which are in [-1, 1]."""
     array = host(x, name)
     if array.ndim < 2:
         raise ValueError(f"{name} must be [N, …], got shape {array.shape}")
     wide = finite(array, name).astype(np.result_type(array.dtype, np.float32))
     wide = wide.reshape(len(array), -1)
-    if array.dtype == np.uint8:
+    if pictures and array.dtype == np.uint8:
         return wide / 127.5 - 1
-    if array.ndim > 2 and np.abs(wide).max() > 1.001:  # else its units would not be those of uint8
+    if pictures and np.abs(wide).max() > 1.001:  # its units would not be those of uint8
         raise ValueError(f"{name} must be uint8 images, or floats in [-1, 1]: got {array.dtype} "
                          f"from {wide.min():g} to {wide.max():g}")  # fmt: skip
     return wide

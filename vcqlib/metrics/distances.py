@@ -187,11 +187,14 @@ def _share_inside(points: np.ndarray, centres: np.ndarray, k: int) -> float:
 
     neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(centres)
     radii = neighbours.kneighbors()[0][:, -1]  # without an argument: a point is no own neighbour
+    # what |a|² − 2ab + |b|² may be off: a copy lies in a ball of radius 0
+    slack = 1e-13 * sum(np.square(x).sum(axis=1).max() for x in (points, centres))
     blocks = pairwise_distances_chunked(
         points,
         centres,
-        reduce_func=lambda distances, start: (distances <= radii).any(axis=1),
+        reduce_func=lambda squares, start: (squares <= radii**2 + slack).any(axis=1),
         working_memory=WORKING_MEMORY,
+        squared=True,
     )
     return float(np.concatenate(list(blocks)).mean())
 
@@ -260,8 +263,13 @@ def nearest_training(samples: ArrayLike, training: ArrayLike) -> tuple[np.ndarra
     """
     from sklearn.metrics import pairwise_distances_argmin_min
 
-    x, y = checks.rows(samples, "samples"), checks.rows(training, "training")
-    shapes = [np.shape(images)[1:] for images in (samples, training)]
+    both = host(samples, "samples"), host(training, "training")
+    shapes = [array.shape[1:] for array in both]
+    pictures = any(array.ndim > 2 or array.dtype == np.uint8 for array in both)
+    x, y = (
+        checks.rows(array, name, pictures)
+        for array, name in zip(both, ("samples", "training"), strict=True)
+    )
     if x.shape[1] != y.shape[1] or (shapes[0] != shapes[1] and min(map(len, shapes)) > 1):
         raise ValueError(f"samples are {shapes[0]} each, training rows {shapes[1]}: equal shapes")
     mean = y.mean(0)  # |x|² − 2xy + |y|² loses the digits of a common mean …

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..theory.schedules import LARGEST
-from .guards import Codes, check_codes, integers, short
+from .guards import Codes, check_codes, check_vectors, integers, short
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,9 @@ class Codebook(nn.Module):
             seed: of the choice among the vectors.
 
         Raises:
-            ValueError: a vector is not finite.
+            ValueError: vectors of another shape, or not finite.
         """
+        check_vectors(z, len(self.sizes), self.dim)
         if not short(z):
             raise ValueError("z has NaN, infinite or too large entries: no row can stand there")
         chosen = self.home > 0 if chosen is None else chosen & (self.home > 0)

@@ -66,6 +66,14 @@ def check_labels(labels: Tensor, largest: int, first: int = 0) -> None:
         raise ValueError(f"label {int(labels[i])} at row {first + i} is outside 0..{largest}")
 
 
+def check_vectors(z: Tensor, positions: int, dim: int) -> None:
+    """Raise ValueError unless z holds floats [B, positions, dim]."""
+    if z.ndim != 3 or z.shape[1:] != (positions, dim) or not z.is_floating_point():
+        raise ValueError(
+            f"z must be floats [B, {positions}, {dim}], got {z.dtype} {tuple(z.shape)}"
+        )
+
+
 def short(x: Tensor) -> Tensor:
     """Whether every vector along the last axis has a finite length in fp32, bool []."""
     return x.norm(dim=-1).isfinite().all()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .codebook import Codebook
-from .guards import Codes, check_codes, evaluating, integers, short, steady
+from .guards import Codes, check_codes, check_vectors, evaluating, integers, short, steady
 from .search import full_precision, nearest
 
 
@@ -78,8 +78,7 @@ class VariableCodebookQuantizer(Codebook):
 
     def prepare(self, z: Tensor) -> Tensor:
         """Continuous vectors [B, T, dim] as they are compared with the rows, fp32."""
-        if z.ndim != 3 or z.shape[1:] != (len(self.sizes), self.dim):
-            raise ValueError(f"z must be [B, {len(self.sizes)}, {self.dim}], got {tuple(z.shape)}")
+        check_vectors(z, len(self.sizes), self.dim)
         z = z.float()
         if self.norm is not None:
             if self.training and len(z) < 2:

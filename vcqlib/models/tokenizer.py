@@ -17,6 +17,8 @@ from .guards import Codes
 from .quantizer import VariableCodebookQuantizer
 from .transformer import Block, rotary_table
 
+BRIGHTEST = 2.0  # pictures resized by a bicubic filter leave [-1, 1] by a little
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -183,7 +185,7 @@ class Tokenizer(nn.Module):
             balance=config.balance, ema=config.codebook_ema, revive=config.revive,
         )  # fmt: skip
 
-    def _check(self, images: Tensor) -> None:
+    def _check(self, images: Tensor, measured: bool = True) -> None:
         c = self.config
         expected = (c.channels, c.image_size, c.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
@@ -191,10 +193,14 @@ class Tokenizer(nn.Module):
             raise ValueError(f"images must be [B, {shape}], got {tuple(images.shape)}")
         if not images.is_floating_point():
             raise ValueError(f"images must be float in [-1, 1], got {images.dtype}")
+        if measured and len(images):
+            least, most = (float(end) for end in images.detach().aminmax())  # NaN if one is
+            if not (least >= -BRIGHTEST and most <= BRIGHTEST):
+                raise ValueError(f"images must lie in [-1, 1], got {least:g} to {most:g}")
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Encode, quantize and decode [B, C, H, W]."""
-        self._check(images)
+        self._check(images, measured=not self.training)  # in training the loss says so
         quantized, codes, loss = self.quantizer(self.encoder(images))
         return Reconstruction(self.decoder(quantized), codes, loss)
 
@@ -213,8 +219,16 @@ class Tokenizer(nn.Module):
 
         Positions beyond the prefix get the mean code vector of their position, so that a prefix
         shows what its codes say and nothing else.
+
+        Raises:
+            ValueError: codes out of range; a prefix, and no code was ever counted.
         """
         known = self.quantizer.decode(codes)
+        if known.shape[1] < self.config.length and not self.quantizer.counts.any():
+            raise ValueError(
+                "a prefix is completed by the mean code of each position, and no code was counted: "
+                "count some with quantizer.count(codes)"
+            )
         rest = self.quantizer.mean_vectors()[known.shape[1] :]
         vectors = torch.cat([known, rest.expand(len(known), -1, -1)], dim=1)
         return self.decoder(vectors).clamp(-1, 1)

@@ -1,6 +1,6 @@
 """Stages on disk: a result is computed once for each set of things it depends on.
 
-A stage is a folder named by the hash of its inputs and of the code that builds it (see `sources`). It is
+A stage is a folder named by the hash of its inputs and of the code behind it (see `sources`). It is
 written under a file lock and counts only when `done.json` is there, so a killed process leaves
 nothing that is mistaken for a result, and two processes never do the same work.
 """

@@ -35,7 +35,9 @@ def digests(function: Callable, library: Path = LIBRARY) -> dict[str, str]:
     package, _, home = function.__module__.partition(".")
     if package != "vcqlib":
         return {}
-    return _digests(Place(home, *function.__qualname__.partition(".<locals>")[0].split(".")), library)
+    return _digests(
+        Place(home, *function.__qualname__.partition(".<locals>")[0].split(".")), library
+    )
 
 
 @cache  # the code that is loaded stays what it is, whatever happens to its files meanwhile

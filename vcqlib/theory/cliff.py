@@ -57,7 +57,7 @@ def cumulative_capacity(sizes: Sequence[int]) -> np.ndarray:
     Raises:
         TypeError, ValueError: as `cliff_position`.
     """
-    return np.cumsum(np.log2(np.asarray(_sizes(sizes), dtype=np.float64)))
+    return np.cumsum([math.log2(size) for size in _sizes(sizes)])
 
 
 def steepest_entropy(n: int, sizes: Sequence[int]) -> np.ndarray:

@@ -72,7 +72,8 @@ class Checkpoints:
     def resume(self) -> int:
         """Load the newest readable checkpoint and return its step, 0 if there is none.
 
-        What cannot be read is renamed to *.damaged: it would count as the newest for ever.
+        What cannot be read is renamed to *.damaged: it would count as the newest for ever. What a
+        killed process had half written goes. (The run holds the folder's lock.)
 
         Raises:
             ValueError: it belongs to another configuration, or to another format.
@@ -91,7 +92,11 @@ class Checkpoints:
             step = int(header["step"])
             break
         self.last = distributed.agree(step, "the checkpoint to continue from")
-        for path, error in damaged if distributed.rank() == 0 else ():
+        if self.folder is None or distributed.rank():
+            return self.last
+        for half in self.folder.glob(".step-*.safetensors"):  # of a killed process
+            half.unlink()
+        for path, error in damaged:
             path.replace(aside := path.with_name(f"{path.name}.damaged"))
             warnings.warn(
                 f"{path} is not readable ({error}): set aside as {aside.name}, continuing from "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
 from ..settings import Flag, Real, Whole, flat, fold, setting, settings
@@ -59,6 +60,12 @@ class Recipe:
         for beta in self.betas:
             if not 0 <= beta < 1:
                 raise ValueError(f"betas must be in [0, 1), got {beta}")
+        if (untrained := self.ema**self.steps) > 0.5:
+            warnings.warn(
+                f"ema {self.ema} over {self.steps} steps keeps {untrained:.0%} of the untrained "
+                "weights: lower ema, or train longer",
+                stacklevel=3,
+            )
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0..steps − 1."""

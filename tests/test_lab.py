@@ -1,0 +1,381 @@
+"""The lab: stacks equal single models, distances are unbiased, trials resume and are judged."""
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from vcqlib.cli.app import main
+from vcqlib.files import write_record
+from vcqlib.lab import judge, measure, plan, records, worlds
+from vcqlib.lab.distances import Cloud, energy_distance
+from vcqlib.lab.models import PointTokenizer, Shape, StackedAR, StackedTokenizer, ar_config
+from vcqlib.lab.stack import CLIP, WARMUP, Stack, seeded
+from vcqlib.models.autoregressive import ARModel
+from vcqlib.theory.schedules import codebook_sizes
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = Shape(length=4, k_max=16, hidden=16, width=16, layers=2)
+ARMS = [codebook_sizes(s, 4, 16).tolist() for s in ("uniform", "loglinear", "matched", "reversed")]
+SIGNLESS = "encoder.4.bias"  # `balance` takes it out again: its gradient is rounding alone
+
+
+def points(n, seed=0):
+    return worlds.draw("pinwheel", n, torch.Generator().manual_seed(seed))
+
+
+# --- stacks against single models -------------------------------------------------------------
+
+
+@pytest.fixture
+def tokenizers():
+    """The same weights twice: as twins for a stack, and as the library's own modules."""
+    twins = [seeded(lambda s=s: StackedTokenizer(s, SHAPE), i) for i, s in enumerate(ARMS)]
+    real = [PointTokenizer(s, SHAPE) for s in ARMS]
+    for a, b in zip(twins, real, strict=True):
+        b.load_state_dict(a.state_dict())
+    return twins, real
+
+
+def test_the_stacked_quantizer_is_the_variable_codebook_quantizer(tokenizers):
+    twins, real = tokenizers
+    z = torch.randn(64, 4, 2, generator=torch.Generator().manual_seed(0))
+    for twin, model in zip(twins, real, strict=True):
+        found = []
+        for quantizer in (twin.quantizer.train(), model.quantizer.train()):
+            x = z.clone().requires_grad_()
+            quantized, codes, loss = quantizer(x)
+            (quantized.square().sum() + loss).backward()
+            found.append((codes, quantized, loss, x.grad, quantizer.codebook.grad,
+                          quantizer.norm.running_mean, quantizer.norm.running_var))  # fmt: skip
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b)
+        assert torch.equal(twin.quantizer.encode(z), model.quantizer.encode(z))
+        assert (model.quantizer.codebook[1] == -model.quantizer.codebook[0]).all()  # balanced
+
+
+def _alone(model, inputs, lr, betas, decay, steps=None):
+    """The plain loop of one model: what a stack of it has to equal."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr, betas, weight_decay=decay)
+    for step, batch in enumerate(inputs):
+        optimizer.zero_grad()
+        model.loss(*batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        warm = min(1.0, (step + 1) / WARMUP)
+        down = 1.0 if steps is None else 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = lr * warm * down
+        optimizer.step()
+
+
+def test_a_stack_of_tokenizers_learns_what_each_would_learn_alone(tokenizers):
+    twins, real = tokenizers
+    batches = [points(32, seed).points for seed in range(6)]
+    stack = Stack(twins, 0.1, (0.9, 0.99), steps=6)
+    for batch in batches:
+        stack.train(batch.expand(len(twins), -1, -1))
+    for i, model in enumerate(real):
+        _alone(model, [(batch,) for batch in batches], 0.1, (0.9, 0.99), 0.0, 6)
+        for name, value in model.named_parameters():
+            if name != SIGNLESS:
+                torch.testing.assert_close(stack.parameters[name][i], value, rtol=1e-3, atol=1e-5)
+        spread = stack.buffers["quantizer.norm.running_var"][i]
+        torch.testing.assert_close(spread, model.quantizer.norm.running_var, rtol=1e-3, atol=1e-5)
+
+
+def test_a_stack_of_ar_models_learns_what_each_would_learn_alone():
+    configs = [ar_config(s, 5, SHAPE) for s in ARMS]
+    twins = [seeded(lambda c=c: StackedAR(c), i) for i, c in enumerate(configs)]
+    real = [seeded(lambda c=c: ARModel(c), i) for i, c in enumerate(configs)]
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.stack([torch.stack([torch.randint(k, (32,), generator=draw) for k in s], 1)
+                         for s in ARMS])  # fmt: skip
+    labels = torch.randint(5, (len(ARMS), 32), generator=draw)
+    stack = Stack(twins, 0.05, (0.9, 0.96), 0.03)
+    first = stack.train(codes, labels)
+    for _ in range(4):
+        stack.train(codes, labels)
+    for i, model in enumerate(real):
+        torch.testing.assert_close(first[i], model.loss(codes[i], labels[i]).detach())
+        _alone(model, [(codes[i], labels[i])] * 5, 0.05, (0.9, 0.96), 0.03)
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(stack.parameters[name][i], value, rtol=1e-3, atol=1e-5)
+
+
+def test_no_model_of_a_stack_depends_on_its_neighbours(tokenizers):
+    twins, _ = tokenizers
+    batch = points(32).points
+    together, alone = Stack(twins, 0.1, (0.9, 0.99)), Stack(twins[1:2], 0.1, (0.9, 0.99))
+    for _ in range(3):
+        together.train(batch.expand(len(twins), -1, -1))
+        alone.train(batch[None])
+    for name, value in alone.parameters.items():
+        if name != SIGNLESS:
+            mine = together.parameters[name][1]
+            torch.testing.assert_close(mine, value[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_stack_hands_out_the_average_of_its_weights():
+    twin = seeded(lambda: StackedTokenizer(ARMS[0], SHAPE), 0)
+    stack, seen = Stack([twin], 0.1, (0.9, 0.99)), []
+    for _ in range(3):
+        stack.train(points(32).points[None])
+        seen.append(stack.parameters["encoder.0.weight"][0].detach().clone())
+    expected = twin.encoder[0].weight.detach()
+    for step, value in enumerate(seen, 1):
+        expected = torch.lerp(expected, value, 9 / (9 + step))
+    model = stack.load_into(PointTokenizer(ARMS[0], SHAPE), 0)
+    torch.testing.assert_close(model.encoder[0].weight.detach(), expected)
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    stack = Stack([seeded(lambda: StackedTokenizer(ARMS[0], SHAPE), 0)], 0.1, (0.9, 0.99))
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        stack.train(torch.full((1, 8, 2), torch.nan))
+
+
+# --- distances --------------------------------------------------------------------------------
+
+
+def _by_hand(x, y):
+    d = lambda a, b: torch.stack([(p - q).norm() for p in a for q in b])  # noqa: E731
+    n, m = len(x), len(y)
+    return (2 * d(x, y).mean() - d(x, x).sum() / n / (n - 1) - d(y, y).sum() / m / (m - 1)).item()
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_the_energy_distance_is_the_mean_over_all_pairs(copies):
+    x, y = points(20, 1).points.repeat(copies, 1), points(30, 2).points + 0.3
+    found = energy_distance(Cloud.of(x), Cloud.of(y))
+    assert found == pytest.approx(_by_hand(x.double(), y.double()), abs=1e-6)
+    assert found == pytest.approx(energy_distance(Cloud.of(y), Cloud.of(x)), abs=1e-6)
+    assert len(Cloud.of(x).points) == 20 and Cloud.of(x).size == 20 * copies
+
+
+def test_two_places_are_twice_their_distance_apart():
+    x, y = torch.zeros(5, 2), torch.tensor([[3.0, 4.0]]).expand(7, 2)
+    assert energy_distance(Cloud.of(x), Cloud.of(y)) == pytest.approx(10.0)
+
+
+def test_it_is_unbiased_where_few_points_of_one_density_meet():
+    clouds = [Cloud.of(points(8, seed).points) for seed in range(800)]
+    found = [energy_distance(x, y) for x, y in zip(clouds[::2], clouds[1::2], strict=True)]
+    mean, error = pd.Series(found).mean(), pd.Series(found).sem()
+    assert abs(mean) < 3 * error and min(found) < 0
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(1, 2), torch.zeros(4, 3), torch.full((4, 2), torch.inf)]
+)
+def test_what_is_no_cloud_is_refused(bad):
+    with pytest.raises(ValueError, match="points must be"):
+        Cloud.of(bad)
+
+
+# --- worlds -----------------------------------------------------------------------------------
+
+
+def test_the_board_is_dark_where_it_should_be():
+    found, labels = worlds.draw("checkerboard", 4000, torch.Generator().manual_seed(0))
+    column, row = ((found + 1.5) / 0.75).floor().long().T
+    assert torch.equal(row, labels) and ((column - row) % 2 == 0).all()
+    assert set(column.tolist()) == {0, 1, 2, 3}
+
+
+def test_a_blade_of_the_pinwheel_turned_by_a_fifth_is_the_next_one():
+    found, labels = points(4000)
+    angle = 2 * math.pi / 5
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    for label in range(5):
+        blade, following = found[labels == label], found[labels == (label + 1) % 5]
+        assert energy_distance(Cloud.of(blade @ turn), Cloud.of(following)) < 0.01
+        assert energy_distance(Cloud.of(blade), Cloud.of(following)) > 0.3
+
+
+def test_streams_are_repeatable_and_apart():
+    same = [torch.rand(3, generator=worlds.stream("a", 1)) for _ in range(2)]
+    assert torch.equal(*same)
+    assert not torch.equal(same[0], torch.rand(3, generator=worlds.stream("a", 11)))
+
+
+# --- trials, plans, records -------------------------------------------------------------------
+
+CONTENT = {
+    "about": "a test",
+    "rule": "none",
+    "claims": [{"treatment": "loglinear", "control": "uniform", "says": "below 1"}],
+    "base": {"tokenizer_steps": 20, "fresh": 500},
+    "sizes": {100: {"passes": [2, 4], "samples": 300}},
+    "arms": {"uniform": {"schedule": "uniform"}, "loglinear": {"schedule": "loglinear"},
+             "shuffled": {"schedule": "shuffled", "of": "loglinear"}},
+    "groups": [{"name": "rows", "worlds": ["pinwheel"], "n": [100], "seeds": 3,
+                "arms": ["uniform", "loglinear"]}],
+}  # fmt: skip
+
+
+def written(folder, **change):
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(copy.deepcopy(CONTENT) | change))
+    return path
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """A lab computed in two processes: its file and the folder of its records."""
+    folder = tmp_path_factory.mktemp("lab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCQ_CACHE", str(folder / "cache"))
+        path = written(folder)
+        assert main(["lab", str(path), "--jobs", "2", "--results", str(folder / "records")]) == 0
+        yield path, folder / "records"
+
+
+def first(path):
+    return next(plan.runs(plan.load_lab(path))).trial
+
+
+def test_a_record_is_reproduced_and_one_process_gives_the_same(computed, tmp_path, capsys):
+    path, folder = computed
+    some = sorted(folder.glob("*.json"))
+    assert [p.name for p in some] == [f"rows-pinwheel-n100-s{s}.json" for s in range(3)]
+    assert main(["reproduce", str(some[0])]) == 0
+    assert "is reproduced" in capsys.readouterr().out
+    torch.set_num_threads(1)
+    records.record(tmp_path, list(plan.runs(plan.load_lab(path)))[:1])
+    alone = tmp_path / some[0].name
+    assert records.read(alone)["arms"] == records.read(some[0])["arms"]
+
+
+def test_what_is_recorded_is_not_computed_again_but_what_is_damaged_is(computed):
+    path, folder = computed
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*.json")}
+    damaged = min(before)
+    damaged.write_text(damaged.read_text().replace('"group": "rows"', '"group": "cows"'))
+    assert main(["lab", str(path), "--results", str(folder)]) == 0
+    after = {p: p.stat().st_mtime_ns for p in folder.glob("*.json")}
+    assert [p for p in before if before[p] != after[p]] == [damaged]
+    assert records.read(damaged)["group"] == "rows"
+
+
+def test_a_point_of_a_curve_is_the_end_of_a_shorter_run(computed):
+    path, _ = computed
+    whole = first(path)
+    short = measure.run([replace(whole, passes=whole.passes[:1])])[0]
+    long = measure.run([whole])[0]
+    for arm in whole.arms:
+        assert short[arm]["curve"][0] == long[arm]["curve"][0]
+        assert len(long[arm]["forced"]) == whole.shape.length - 1
+
+
+def test_arms_share_everything_but_their_sizes(computed):
+    """So two arms of equal sizes come out the same, whatever their names."""
+    t = first(computed[0])
+    found = measure.run([replace(t, arms={name: t.arms["loglinear"] for name in "ab"})])[0]
+    assert found["a"] == found["b"]
+
+
+def test_a_shuffled_order_is_another_for_each_tokenizer(tmp_path):
+    group = {**CONTENT["groups"][0], "arms": ["shuffled"], "seeds": 6}
+    lab = plan.load_lab(written(tmp_path, groups=[group]))
+    orders = [run.trial.arms["shuffled"] for run in plan.runs(lab)]
+    assert len(set(orders)) > 3 and len({tuple(sorted(o)) for o in orders}) == 1
+
+
+def test_crossed_seeds_are_every_triple(tmp_path):
+    group = {**CONTENT["groups"][0], "seeds": 0, "crossed": [2, 2, 2]}
+    found = list(plan.runs(plan.load_lab(written(tmp_path, groups=[group]))))
+    assert len({run.name for run in found}) == 8
+    assert {run.name for run in found} >= {"rows-pinwheel-n100-s0", "rows-pinwheel-n100-s1-t0-a1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grups": []}, "unknown setting 'grups'"),
+        ({"groups": [{**CONTENT["groups"][0], "arms": ["unifrom"]}]}, "did you mean 'uniform'"),
+        (
+            {"groups": [{**CONTENT["groups"][0], "worlds": ["pinwheels"]}]},
+            "did you mean 'pinwheel'",
+        ),
+        ({"groups": [{**CONTENT["groups"][0], "n": [200]}]}, "unknown size '?200"),
+        ({"groups": CONTENT["groups"] * 2}, "two trials are called rows-pinwheel-n100-s0"),
+        ({"base": {"batch": 0}}, "batch must be at least 1, got 0"),
+        ({"base": {"tokenizer_points": "test"}}, "tokenizer_points must be"),
+        ({"sizes": {100: {"passes": [4, 2], "samples": 300}}}, "passes must grow"),
+        ({"arms": {"uniform": {"schedule": [64] * 7}, "loglinear": {}}}, "needs 8 integers"),
+    ],
+)
+def test_bad_lab_files_are_refused_by_name(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        plan.load_lab(written(tmp_path, **change))
+    assert "\n" not in str(error.value) and "tiny.yaml" in str(error.value)
+
+
+def test_a_record_of_something_else_is_refused(tmp_path):
+    write_record(tmp_path / "x.json", {"trial": 1})
+    with pytest.raises(ValueError, match="not a record of the lab"):
+        records.load(tmp_path)
+
+
+# --- the rule ---------------------------------------------------------------------------------
+
+
+def table(ratios, floor=1e-6):
+    """Distances of 20 seeds: uniform near 1, log-linear at the given multiples, at two N."""
+    rows = [
+        {"group": "rows", "world": "pinwheel", "n": n, "arm": arm, "set_seed": s,
+         "tokenizer_seed": s, "ar_seed": s, "floor": floor, "last": True,
+         "to_reconstructions": (1 + 0.01 * (s % 3)) * (ratio(s) if arm == "loglinear" else 1)}
+        for n, ratio in ratios.items() for s in range(20) for arm in ("uniform", "loglinear")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "floor", "verdict"),
+    [
+        (lambda s: 0.7 + 0.01 * (s % 5), 1e-6, "reproduced"),
+        (lambda s: 1.4 - 0.01 * (s % 5), 1e-6, "contradicted"),
+        (lambda s: 0.5 if s % 2 else 2.0, 1e-6, "not to be told apart"),
+        (lambda s: 0.7 + 0.01 * (s % 5), 5.0, "not testable here"),  # below the resolution
+        (lambda s: math.exp(-0.11 + (0.2 if s % 2 else -0.2)), 1e-6, "direction only"),
+    ],
+)
+def test_a_verdict_for_each_kind_of_ratio(tmp_path, ratio, floor, verdict):
+    lab = plan.load_lab(written(tmp_path))
+    found = judge.verdicts(lab, table({300: ratio, 3000: lambda s: 1.0 + 0.1 * (-1) ** s}, floor))
+    assert found.set_index("n").loc[300, "verdict"] == verdict
+
+
+def test_fewer_than_twenty_seeds_decide_nothing(tmp_path):
+    few = table({300: lambda s: 0.5 + 0.01 * (s % 3)}).query("set_seed < 19")
+    found = judge.verdicts(plan.load_lab(written(tmp_path)), few)
+    assert found["verdict"].tolist() == ["not testable here"] and found["seeds"].tolist() == [19]
+
+
+def test_a_distance_below_the_resolution_counts_as_the_resolution():
+    part = table({300: lambda s: 1e-9 if s == 0 else 0.5})
+    a, _ = judge.pairs(part, "loglinear", "uniform", 0.25)
+    assert min(a) == 0.25
+    assert judge.resolution(part.assign(floor=0.3)) == pytest.approx(0.6)
+
+
+# --- what is committed ------------------------------------------------------------------------
+
+
+def test_the_committed_records_are_those_of_the_lab_file():
+    lab = plan.load_lab(ROOT / "book/studies/lab.yaml")
+    folder = ROOT / "data/results/lab"
+    planned = {f"{run.name}.json": run for run in plan.runs(lab)}
+    found = {path.name for path in folder.glob("*.json")}
+    assert found <= planned.keys()
+    assert [name for name in found if not records.current(folder, planned[name])] == []
+    rows = {name for name, run in planned.items() if run.group == "rows"}
+    assert rows <= found and len(rows) == 40
+    for record in records.load(folder):
+        assert len(record["commit"]) == 12  # a clean commit: no + behind it
+    assert sum((folder / name).stat().st_size for name in found) < 1_500_000

@@ -1,0 +1,155 @@
+"""The lab's file: arms, where they are compared, and the claims that the comparison is to judge.
+
+It holds `about`, `claims` and `rule` (text, committed before the runs), `base` (settings of a
+trial), `sizes` (N: passes and samples), `arms` (name: how `codebook_sizes` makes it) and `groups`,
+in the order in which they are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from itertools import groupby, product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..checks import unknown_name
+from ..settings import Real, Whole, settings, shown
+from ..theory.schedules import codebook_sizes
+from .models import Shape
+from .trial import Trial
+
+STACKED = 25  # models trained side by side; more gain little
+
+
+@settings
+class Claim:
+    """A ratio of two arms that a claim says lies below 1."""
+
+    treatment: str
+    control: str
+    says: str
+
+
+@settings
+class Size:
+    """What belongs to a number of training points."""
+
+    passes: tuple[Real, ...]
+    samples: Whole
+
+
+@settings
+class Group:
+    """Trials: every world, N and seed, all arms side by side."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z]+$")]
+    arms: Annotated[list[str], Field(min_length=1)]
+    worlds: Annotated[list[str], Field(min_length=1)]
+    n: Annotated[list[Whole], Field(min_length=1)]
+    seeds: Whole = 0  # trials with seed 0, 1, … for everything
+    crossed: tuple[Whole, Whole, Whole] | None = None  # training sets × tokenizers × AR seeds
+    set: dict[str, Any] = dataclass_field(default_factory=dict)
+
+    def triples(self) -> Iterator[tuple[int, int, int]]:
+        """Seeds of training set, tokenizer and AR model."""
+        yield from ((s, s, s) for s in range(self.seeds))
+        if self.crossed:
+            yield from product(*map(range, self.crossed))
+
+
+@settings
+class Lab:
+    """What a lab file holds."""
+
+    about: str
+    rule: str
+    claims: Annotated[list[Claim], Field(min_length=1)]
+    arms: dict[str, dict[str, Any]]
+    sizes: dict[int, Size]
+    groups: Annotated[list[Group], Field(min_length=1)]
+    base: dict[str, Any] = dataclass_field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabRun:
+    """One trial of a group: one record."""
+
+    group: str
+    trial: Trial
+
+    @property
+    def name(self) -> str:
+        t = self.trial
+        seeds = f"s{t.set_seed}"
+        if not t.set_seed == t.tokenizer_seed == t.ar_seed:
+            seeds += f"-t{t.tokenizer_seed}-a{t.ar_seed}"
+        return f"{self.group}-{t.world}-n{t.n}-{seeds}"
+
+    @property
+    def cost(self) -> int:
+        """Steps times models, tokenizers not counted."""
+        return self.trial.steps(self.trial.passes[-1]) * len(self.trial.arms)
+
+
+def load_lab(path: str | Path) -> Lab:
+    """Read and check a lab file; ValueError names the file and the entry."""
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping, got {shown(content)}")
+    try:
+        lab = Lab(**content)
+        list(runs(lab))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return lab
+
+
+def runs(lab: Lab) -> Iterator[LabRun]:
+    """The trials of all groups, in order."""
+    known = set[str]()
+    for group in lab.groups:
+        for arm in group.arms:
+            if arm not in lab.arms:
+                raise unknown_name("arm", arm, lab.arms)
+        for n in group.n:
+            if n not in lab.sizes:
+                raise unknown_name("size", n, lab.sizes)
+        for world, n, seeds in product(group.worlds, group.n, group.triples()):
+            run = LabRun(group.name, _trial(lab, group, world, n, seeds))
+            if run.name in known:
+                raise ValueError(f"two trials are called {run.name}")
+            known.add(run.name)
+            yield run
+
+
+def blocks(some: Iterable[LabRun]) -> Iterator[list[LabRun]]:
+    """Neighbours that can be trained side by side, about `STACKED` models at a time."""
+    for _, same in groupby(some, lambda run: (run.group, run.trial.world, run.trial.n)):
+        same = list(same)
+        size = max(1, STACKED // len(same[0].trial.arms))
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def _trial(lab: Lab, group: Group, world: str, n: int, seeds: tuple[int, int, int]) -> Trial:
+    values = {**vars(lab.sizes[n]), **lab.base, **group.set}
+    shape = Shape(**values.pop("shape", {}))
+    arms = {}
+    for name in group.arms:
+        made = {"seed": seeds[1], **lab.arms[name]}  # a shuffled order for each tokenizer
+        sizes = codebook_sizes(length=shape.length, k_max=shape.k_max, **made)
+        arms[name] = tuple(sizes.tolist())
+    set_seed, tokenizer_seed, ar_seed = seeds
+    return Trial(
+        arms=arms, world=world, n=n, set_seed=set_seed, tokenizer_seed=tokenizer_seed,
+        ar_seed=ar_seed, shape=shape, **values,
+    )  # fmt: skip
