@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/lab.py            # about two minutes
     .venv/bin/python benchmarks/lab.py --small    # seconds, to see that it runs
 
-The tokenizer and the AR model of the lab, with their batches. A step is forward pass, backward pass,
+The tokenizer and the AR model of the lab, with their batches. A step is forward and backward pass,
 clipping and AdamW, as `Stack` takes it; one at a time it is the plain loop over the library's own
 modules.
 """
@@ -56,7 +56,8 @@ def main() -> None:
         for count, taken in seconds.items():
             each = {"model": what, "device": "cpu", "stacked": count,
                     "ms a step and model": 1e3 * taken / steps / count,
-                    "one at a time": 1e3 * alone / steps, "times as fast": alone * count / taken}  # fmt: skip
+                    "one at a time": 1e3 * alone / steps,
+                    "times as fast": alone * count / taken}  # fmt: skip
             rows.append(each)
         best = max(row["times as fast"] for row in rows if row["model"] == what)
         goals += [goal(f"{what}: a stack over one at a time", "cpu", 1.0, best),

@@ -55,17 +55,21 @@ def parquet_copy(folder):
 
 
 def chain(dataset, tokenizer="", crop=""):
-    vcq(f"train tokenizer --dataset {dataset} --tokenizer vit-tiny --length 4 --k-max 8 --held-out 20 "
+    vcq(f"train tokenizer --dataset {dataset} --tokenizer vit-tiny --length 4 --k-max 8 "
+        "--held-out 20 "
         f"--image-size 32 --out t {tokenizer} {QUICK['tokenizer']}")  # fmt: skip
     vcq(f"encode --tokenizer-folder t --out c {crop} --batch 32 --device cpu")
     reverse = "--reverse" if "--reverse" in crop else ""
     vcq(
-        f"encode --tokenizer-folder t --out v --split test --layout position-major {reverse} --device cpu"
+        f"encode --tokenizer-folder t --out v --split test --layout position-major {reverse} "
+        "--device cpu"
     )
     vcq(
-        f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano --out a {QUICK['ar']}"
+        f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano --out a "
+        f"{QUICK['ar']}"
     )
-    vcq("sample --ar-folder a --tokenizer-folder t --out s.npz --n-samples 210 --batch 70 --device cpu "
+    vcq("sample --ar-folder a --tokenizer-folder t --out s.npz --n-samples 210 --batch 70 "
+        "--device cpu "
         "--cfg-scale 2 --guidance cosine --top-k 4")  # fmt: skip
     vcq("evaluate s.npz --n-reference 400 --json m.json --device cpu")
 
@@ -88,11 +92,15 @@ def test_the_chain_on_drawn_images(here, capsys):
     last = json.loads((here / "a/log.jsonl").read_text().splitlines()[-1])
     assert len(last["held_out_bits"]) == 4
     # a second part of the samples joins on to the first; sample i is its own
-    vcq("sample --ar-folder a --tokenizer-folder t --out p.npz --n-samples 60 --first 150 --batch 33 "
+    vcq("sample --ar-folder a --tokenizer-folder t --out p.npz --n-samples 60 --first 150 "
+        "--batch 33 "
         "--cfg-scale 2 --guidance cosine --top-k 4 --device cpu")  # fmt: skip
     with np.load(here / "s.npz") as whole, np.load(here / "p.npz") as part:
         assert np.array_equal(whole["codes"][150:], part["codes"])
-    again = f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano --out a {QUICK['ar']}"
+    again = (
+        f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano "
+        f"--out a {QUICK['ar']}"
+    )
     vcq(again + " --ar-keep 5")
     assert "a: finished already" in capsys.readouterr().out
     assert main([*again.split(), "--ar-lr", "0.1"]) == 2
@@ -103,7 +111,8 @@ def test_the_chain_on_drawn_images(here, capsys):
 
 def test_the_chain_on_parquet_with_augmentation_and_ten_crops(here, capsys):
     parquet_copy(here / "hub")
-    chain("parquet:hub", "--augment --workers 1 --no-balance --tokenizer-accumulate 2 --tokenizer-ema 0.9 "
+    chain("parquet:hub", "--augment --workers 1 --no-balance --tokenizer-accumulate 2 "
+        "--tokenizer-ema 0.9 "
           "--adversarial 0.1 --critic-width 4", "--ten-crop --reverse")  # fmt: skip
     store = open_codes(here / "c")
     assert store.codes.shape == (600, 4) and store.sizes == (8, 5, 3, 2)
@@ -112,7 +121,10 @@ def test_the_chain_on_parquet_with_augmentation_and_ten_crops(here, capsys):
 
 
 def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, capsys):
-    quick = f"--dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny --length 3 --k-max 4 {QUICK['tokenizer']}"
+    quick = (
+        f"--dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny --length 3 --k-max 4 "
+        f"{QUICK['tokenizer']}"
+    )
     for seed in (0, 1):
         vcq(f"train tokenizer {quick} --held-out 0 --seed {seed} --out t{seed}")
         vcq(f"encode --tokenizer-folder t{seed} --out c{seed} --device cpu")
@@ -141,7 +153,10 @@ def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, caps
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_frees_its_folder(here, capsys):
-    line = f"train tokenizer --dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny {QUICK['tokenizer']} --out t"
+    line = (
+        f"train tokenizer --dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny "
+        f"{QUICK['tokenizer']} --out t"
+    )
     assert main([*line.split(), "--tokenizer-accumulate", "3"]) == 2
     assert "16 does not divide into 1 processes x 3" in capsys.readouterr().err
     assert main([*line.split(), "--tokenizer-lr", "1e30"]) == 2
@@ -156,7 +171,10 @@ def test_a_run_that_failed_before_its_first_checkpoint_frees_its_folder(here, ca
 
 def test_equal_tokenizers_are_one_whatever_the_bytes_of_their_files(here):
     """safetensors writes its header in any order: the digest is that of the tensors."""
-    line = f"train tokenizer --dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny {QUICK['tokenizer']}"
+    line = (
+        f"train tokenizer --dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny "
+        f"{QUICK['tokenizer']}"
+    )
     vcq(f"{line} --out t")
     weights = here / "t/weights.safetensors"
     before, raw = weights_digest(here / "t"), weights.read_bytes()
