@@ -110,8 +110,9 @@ def test_records_hold_what_the_study_says(computed, folder):
     main = by_name["main", "uniform"]
     assert not main["stale"] and main["sizes"] == [16] * 4
     m = main["measures"]
-    assert list(m["gfd_by_temperature"]) == [str(t) for t in measures.TEMPERATURES]
-    assert m["gfd_by_temperature"]["1.0"] == m["gfd_by_guidance"]["1.0"]
+    by = {name: tuned["validation"] for name, tuned in m["tuned"].items()}
+    assert list(by["temperature"]) == [str(t) for t in measures.TEMPERATURES]
+    assert by["temperature"]["1.0"] == by["cfg_scale"]["1.0"]  # the same samples
     assert m["gfd_by_step"]["20"] == pytest.approx(m["last"]["gfd"])
     assert set(m["probe"]) == {"encoder outputs", "code vectors", "one-hot codes"}
     assert all(len(a) == 4 and min(a) >= 0 and max(a) <= 1 for a in m["probe"].values())

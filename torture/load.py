@@ -106,7 +106,7 @@ def _train_on(minutes: float, reports: object) -> None:
     """Rounds of training with checkpoints; the memory after each goes to `reports`."""
     images = Experiment(jobs.TINY).images.images
     config = TokenizerConfig(
-        codebook_sizes=jobs.TINY.codes.sizes, num_codes=16, image_size=8, channels=1, code_dim=8,
+        codebook_sizes=jobs.TINY.sizes, num_codes=16, image_size=8, channels=1, code_dim=8,
         balance=True, **PRESETS["mlp-tiny"],
     )  # fmt: skip
     end = time.monotonic() + 60 * minutes
