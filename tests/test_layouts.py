@@ -1,6 +1,7 @@
 """What people of the field have on disk, written as their scripts write it, labels included."""
 
 import json
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -174,6 +175,22 @@ def with_notes(root):
     (root / "classes.json").write_text('["cat", "dog"]')
     (root / "README.md").touch()
     return npys(root, [f"part-{i}" for i in range(3)], np.split(CODES, 3))
+
+
+def test_more_files_than_may_be_open(tmp_path):
+    """A folder of a million images keeps none of them open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for name in ("x_codes", "x_labels"):
+        (tmp_path / name).mkdir()
+    for i in range(300):
+        np.save(tmp_path / f"x_codes/{i}.npy", CODES[None, :1])
+        np.save(tmp_path / f"x_labels/{i}.npy", [i % 3])
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+        read = read_tokens(tmp_path / "x_codes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert read.codes.shape == (300, T) and read.labels.tolist() == [0, 1, 2] * 100
 
 
 BOTH = (torch.from_numpy(CODES), torch.from_numpy(LABELS))

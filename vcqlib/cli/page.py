@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .diagnose import LEGEND, NOTHING, columns, facts
+from .findings import LEGEND, NOTHING, columns, facts
 
 if TYPE_CHECKING:
     from ..entropy.diagnosis import Diagnosis

@@ -134,9 +134,9 @@ def reproduce(path: Positional[Path]) -> None:
     Args:
         path: a record, for instance data/results/smoke/main-uniform-s0.json, or one of the lab.
     """
-    from ..files import read_record
+    from ..files import read_json
 
-    if "trial" in read_record(path, unsealed=True):
+    if "trial" in read_json(path):
         from ..lab.records import reproduce
     else:
         from ..study.records import reproduce

@@ -252,7 +252,7 @@ def _read_images(path: Path, files: list[Path], others: tuple[str, ...]) -> Toke
     def blocks() -> Blocks:
         nonlocal shards
         for file in bar(files, "reading", delay=2):
-            array = read_npy(file)
+            array = np.array(read_npy(file))  # a copy: each map would keep its file open
             if array.ndim == 2 and len(array) > 1 and not shards:
                 one_series(files)
                 shards = True
@@ -277,7 +277,7 @@ def _read_images(path: Path, files: list[Path], others: tuple[str, ...]) -> Toke
 
 
 def _folder_labels(files: list[Path]) -> np.ndarray:
-    return np.concatenate([read_npy(file).reshape(-1) for file in files])
+    return np.concatenate([np.array(read_npy(file)).reshape(-1) for file in files])
 
 
 def _rows(one: np.ndarray, file: Path) -> np.ndarray:
