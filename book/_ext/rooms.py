@@ -26,14 +26,18 @@ def modules(library: Path = LIBRARY) -> Mapping[str, ast.Module]:
 
 
 @cache
-def imports(library: Path = LIBRARY) -> Mapping[str, frozenset[str]]:
-    """Module -> the modules that it imports, anywhere in it and for types alone too."""
+def imports(library: Path = LIBRARY, types: bool = True) -> Mapping[str, frozenset[str]]:
+    """Module -> the modules that it imports, anywhere in it; with `types` also for those alone."""
     known = modules(library)
-    return {name: frozenset(_imported(name, tree, known)) for name, tree in known.items()}
+    return {name: frozenset(_imported(name, tree, known, types)) for name, tree in known.items()}
 
 
-def _imported(name: str, tree: ast.Module, known: Iterable[str]) -> Iterable[str]:
+def _imported(name: str, tree: ast.Module, known: Iterable[str], types: bool) -> Iterable[str]:
+    guarded = (n for n in tree.body if "TYPE_CHECKING" in ast.dump(getattr(n, "test", n)))
+    left_out = set() if types else {part for node in guarded for part in ast.walk(node)}
     for node in ast.walk(tree):
+        if node in left_out:
+            continue
         if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("vcqlib")):
             place = name.split(".")[: -node.level] if node.level else []
             source = [*place, *filter(None, (node.module or "").removeprefix("vcqlib").split("."))]

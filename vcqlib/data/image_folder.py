@@ -53,6 +53,12 @@ def split_of(name: str) -> str | None:
     return None
 
 
+def split_options(place: str) -> tuple[str, str]:
+    """PATH?NAME=VALUE&… of a Parquet set → PATH and the rest; a path may hold a ? itself."""
+    found = re.fullmatch(r"(.+?)\?(\w+=.*)", place, re.DOTALL)
+    return (found[1], found[2]) if found else (place, "")
+
+
 def walk(folder: Path, skipped: Counter | None = None) -> list[Path]:
     """Every file below a folder, sorted by path: the one way in which folders are read.
 

@@ -89,14 +89,10 @@ def parse_name(dataset: str) -> tuple[str, str]:
 
 def own_files(dataset: str) -> str | None:
     """The user's own folder (or Parquet file) that a name stands for; None for other sets."""
+    from .image_folder import split_options
+
     kind, _, place = dataset.partition(":")
     return split_options(place)[0] if kind == "parquet" else place if kind == "folder" else None
-
-
-def split_options(place: str) -> tuple[str, str]:
-    """PATH?NAME=VALUE&… of a Parquet set → PATH and the rest; a path may hold a ? itself."""
-    found = re.fullmatch(r"(.+?)\?(\w+=.*)", place, re.DOTALL)
-    return (found[1], found[2]) if found else (place, "")
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -26,8 +26,15 @@ from torch import Tensor
 
 from ..checks import one_line
 from ..progress import say
-from .image_folder import channels_of, existing_folder, files_digest, mode_or_none, split_of, walk
-from .image_sets import split_options
+from .image_folder import (
+    channels_of,
+    existing_folder,
+    files_digest,
+    mode_or_none,
+    split_of,
+    split_options,
+    walk,
+)
 from .pictures import open_image
 
 WINDOW = 16  # row groups that are shuffled together, and held in memory
