@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/lab.py            # about two minutes
     .venv/bin/python benchmarks/lab.py --small    # seconds, to see that it runs
 
-The tokenizer and the AR model of the lab, with their batches. A step is forward and backward pass,
-clipping and AdamW, as `Stack` takes it; one at a time it is the plain loop over the library's own
-modules.
+The tokenizer and the AR model of the lab, with their batches. A step is forward pass, backward
+pass, clipping and AdamW, as `Stack` takes it; one at a time it is the plain loop over the library's
+own modules.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def loop(model: torch.nn.Module, inputs: tuple, steps: int) -> None:
 
 def main() -> None:
     options = arguments(__doc__)
-    counts, steps, repeats = ((1, 2), 2, 2) if options.small else ((1, 5, 20, 60), 10, 4)
+    counts, steps, repeats = ((1, 2), 2, 2) if options.small else ((1, 5, 25, 50), 10, 6)
     config, draw = ar_config(SIZES, 5, SHAPE), torch.Generator().manual_seed(0)
     points = torch.randn(128, 2, generator=draw)
-    codes = torch.stack([torch.randint(k, (64,), generator=draw) for k in SIZES], 1)
-    labels = torch.randint(5, (64,), generator=draw)
+    codes = torch.stack([torch.randint(k, (16,), generator=draw) for k in SIZES], 1)
+    labels = torch.randint(5, (16,), generator=draw)
     kinds = {
         "tokenizer": (lambda: StackedTokenizer(SIZES, SHAPE), lambda: PointTokenizer(SIZES, SHAPE),
                       (points,)),
@@ -54,15 +54,16 @@ def main() -> None:
         seconds = best_seconds(cases, repeats)
         alone = seconds.pop(0)
         for count, taken in seconds.items():
-            each = {"model": what, "device": "cpu", "stacked": count,
-                    "ms a step and model": 1e3 * taken / steps / count,
-                    "one at a time": 1e3 * alone / steps,
-                    "times as fast": alone * count / taken}  # fmt: skip
+            each = {
+                "model": what, "device": "cpu", "stacked": count,
+                "ms a step and model": 1e3 * taken / steps / count,
+                "one at a time": 1e3 * alone / steps, "times as fast": alone * count / taken,
+            }  # fmt: skip
             rows.append(each)
         best = max(row["times as fast"] for row in rows if row["model"] == what)
         goals += [goal(f"{what}: a stack over one at a time", "cpu", 1.0, best),
                   goal(f"{what}: a stack over one at a time", "cuda", 1.0, None)]  # fmt: skip
-    settings = {"steps": steps, "points": 128, "sequences": 64, "sizes": SIZES}
+    settings = {"steps": steps, "points": 128, "sequences": 16, "sizes": SIZES}
     finish("lab", options, settings, rows, goals)
 
 
