@@ -60,7 +60,7 @@ def main() -> None:
     options = arguments(__doc__)
     n, steps, seeds = (300, 8, 1) if options.small else (3000, 1000, 2)
     trained = {"tokenizer_steps": 40 if options.small else 3000, "ar_steps": steps}
-    e = Experiment(Configuration.of({"n_images": n, **trained}))
+    e = Experiment(Configuration.of({"n_images": n} | trained))
     table = []
     for seed in range(seeds):
         for name, restricted in (("full", False), ("restricted", True)):
@@ -82,7 +82,7 @@ def main() -> None:
     }
     settings = {
         "dataset": "fashion-mnist", "images": n, "steps": steps, "batch": 64, "ar": e.c.ar.ar,
-        "schedule": "loglinear", "positions": e.c.codes.length, "k_max": e.c.codes.k_max,
+        "schedule": "loglinear", "positions": len(e.sizes), "k_max": e.c.codes.k_max,
         "held_out": 2000,
         "operations saved in a step, %, T = 256, K = 16384": saved,
     }  # fmt: skip

@@ -28,6 +28,15 @@ QUICK = {
     f"--{kind}-sample-every 4"
     for kind in ("tokenizer", "ar")
 }
+SMALL = f"--dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny {QUICK['tokenizer']}"
+TRAIN_AR = (
+    "train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano --out a "
+    f"{QUICK['ar']}"
+)
+SAMPLE = (
+    "sample --ar-folder a --tokenizer-folder t --device cpu --cfg-scale 2 --guidance cosine "
+    "--top-k 4"
+)
 
 
 def vcq(line):
@@ -56,21 +65,13 @@ def parquet_copy(folder):
 
 def chain(dataset, tokenizer="", crop=""):
     vcq(f"train tokenizer --dataset {dataset} --tokenizer vit-tiny --length 4 --k-max 8 "
-        "--held-out 20 "
-        f"--image-size 32 --out t {tokenizer} {QUICK['tokenizer']}")  # fmt: skip
+        f"--held-out 20 --image-size 32 --out t {tokenizer} {QUICK['tokenizer']}")  # fmt: skip
     vcq(f"encode --tokenizer-folder t --out c {crop} --batch 32 --device cpu")
     reverse = "--reverse" if "--reverse" in crop else ""
-    vcq(
-        f"encode --tokenizer-folder t --out v --split test --layout position-major {reverse} "
-        "--device cpu"
-    )
-    vcq(
-        f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano --out a "
-        f"{QUICK['ar']}"
-    )
-    vcq("sample --ar-folder a --tokenizer-folder t --out s.npz --n-samples 210 --batch 70 "
-        "--device cpu "
-        "--cfg-scale 2 --guidance cosine --top-k 4")  # fmt: skip
+    vcq("encode --tokenizer-folder t --out v --split test --layout position-major --device cpu "
+        f"{reverse}")  # fmt: skip
+    vcq(TRAIN_AR)
+    vcq(f"{SAMPLE} --out s.npz --n-samples 210 --batch 70")
     vcq("evaluate s.npz --n-reference 400 --json m.json --device cpu")
 
 
@@ -92,18 +93,12 @@ def test_the_chain_on_drawn_images(here, capsys):
     last = json.loads((here / "a/log.jsonl").read_text().splitlines()[-1])
     assert len(last["held_out_bits"]) == 4
     # a second part of the samples joins on to the first; sample i is its own
-    vcq("sample --ar-folder a --tokenizer-folder t --out p.npz --n-samples 60 --first 150 "
-        "--batch 33 "
-        "--cfg-scale 2 --guidance cosine --top-k 4 --device cpu")  # fmt: skip
+    vcq(f"{SAMPLE} --out p.npz --n-samples 60 --first 150 --batch 33")
     with np.load(here / "s.npz") as whole, np.load(here / "p.npz") as part:
         assert np.array_equal(whole["codes"][150:], part["codes"])
-    again = (
-        f"train ar --codes-folder c --held-out-folder v --tokenizer-folder t --ar nano "
-        f"--out a {QUICK['ar']}"
-    )
-    vcq(again + " --ar-keep 5")
+    vcq(f"{TRAIN_AR} --ar-keep 5")
     assert "a: finished already" in capsys.readouterr().out
-    assert main([*again.split(), "--ar-lr", "0.1"]) == 2
+    assert main([*TRAIN_AR.split(), "--ar-lr", "0.1"]) == 2
     assert (
         "a holds another run (configuration.ar_lr 0.002 there, 0.1 here)" in capsys.readouterr().err
     )
@@ -112,8 +107,8 @@ def test_the_chain_on_drawn_images(here, capsys):
 def test_the_chain_on_parquet_with_augmentation_and_ten_crops(here, capsys):
     parquet_copy(here / "hub")
     chain("parquet:hub", "--augment --workers 1 --no-balance --tokenizer-accumulate 2 "
-        "--tokenizer-ema 0.9 "
-          "--adversarial 0.1 --critic-width 4", "--ten-crop --reverse")  # fmt: skip
+          "--tokenizer-ema 0.9 --adversarial 0.1 --critic-width 4",
+          "--ten-crop --reverse")  # fmt: skip
     store = open_codes(here / "c")
     assert store.codes.shape == (600, 4) and store.sizes == (8, 5, 3, 2)
     assert store.info["crop"] == "ten" and store.info["reversed"]
@@ -121,10 +116,7 @@ def test_the_chain_on_parquet_with_augmentation_and_ten_crops(here, capsys):
 
 
 def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, capsys):
-    quick = (
-        f"--dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny --length 3 --k-max 4 "
-        f"{QUICK['tokenizer']}"
-    )
+    quick = f"{SMALL} --length 3 --k-max 4"
     for seed in (0, 1):
         vcq(f"train tokenizer {quick} --held-out 0 --seed {seed} --out t{seed}")
         vcq(f"encode --tokenizer-folder t{seed} --out c{seed} --device cpu")
@@ -153,10 +145,7 @@ def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, caps
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_frees_its_folder(here, capsys):
-    line = (
-        f"train tokenizer --dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny "
-        f"{QUICK['tokenizer']} --out t"
-    )
+    line = f"train tokenizer {SMALL} --out t"
     assert main([*line.split(), "--tokenizer-accumulate", "3"]) == 2
     assert "16 does not divide into 1 processes x 3" in capsys.readouterr().err
     assert main([*line.split(), "--tokenizer-lr", "1e30"]) == 2
@@ -170,11 +159,8 @@ def test_a_run_that_failed_before_its_first_checkpoint_frees_its_folder(here, ca
 
 
 def test_equal_tokenizers_are_one_whatever_the_bytes_of_their_files(here):
-    """safetensors writes its header in any order: the digest is that of the tensors."""
-    line = (
-        f"train tokenizer --dataset synthetic:8x1 --n-images 40 --tokenizer mlp-tiny "
-        f"{QUICK['tokenizer']}"
-    )
+    """Others write a header in any order: the digest is that of the tensors."""
+    line = f"train tokenizer {SMALL}"
     vcq(f"{line} --out t")
     weights = here / "t/weights.safetensors"
     before, raw = weights_digest(here / "t"), weights.read_bytes()

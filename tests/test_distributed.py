@@ -122,10 +122,9 @@ def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
     halfway = "step-00000005.safetensors"
     shutil.copy(tmp_path / "ar" / halfway, tmp_path / "resumed" / halfway)
     lines = (f"{TOKENIZER} --no-balance --out one2", f"{TOKENIZER} --out balanced2",
-             f"{CRITIC} --tokenizer-shard --out critic2", f"{TOKENIZER} --revive 100 --out "
-                 "revived2",
-             f"{AR} --out ddp", f"{AR} --ar-accumulate 2 --out parts", f"{AR} --ar-shard --out "
-                 "sharded",
+             f"{CRITIC} --tokenizer-shard --out critic2",
+             f"{TOKENIZER} --revive 100 --out revived2", f"{AR} --out ddp",
+             f"{AR} --ar-accumulate 2 --out parts", f"{AR} --ar-shard --out sharded",
              f"{AR} --ar-shard --out resumed", f"{AR} --ar-batch 15 --out odd")  # fmt: skip
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "lines").write_text("\n".join(lines))

@@ -84,7 +84,7 @@ def study_record(folder: Path) -> None:
     })  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["VCQ_CACHE"] = scratch
-        run = plan.StudyRun(STUDY, "main", "loglinear", Experiment(tiny))
+        run = records.StudyRun(STUDY, "main", "loglinear", Experiment(tiny))
         list(plan.compute([run], folder))
 
 

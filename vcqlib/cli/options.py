@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from ..checks import unknown_name
+from ..files import read_yaml
 from ..settings import Sizes, flat, fold
 from ..study.configuration import Configuration
 
@@ -95,16 +96,7 @@ def _value(argv: list[str], option: str) -> str | None:
 
 
 def _values(path: Path, everywhere: Iterable[str]) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"--config: {path} does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping of options, not {type(content).__name__}")
+    content = read_yaml(path)
     if {"parameters", "settings"} & content.keys():
         # what a profile gives to chapters alone, the book's runner checks
         return (content.get("parameters") or {}) | (content.get("settings") or {})

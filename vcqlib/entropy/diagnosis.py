@@ -18,7 +18,7 @@ from ..theory import cliff as theory
 from ..theory.schedules import LARGEST, codebook_sizes
 from .advice import Advice, advise
 from .estimates import ConditionalEntropy, conditional_entropy
-from .usage import Usage, usage
+from .usage import TokenUsage, usage
 
 SPENT = 0.01  # the cliff is where all but this share of the bits has been told
 
@@ -61,7 +61,7 @@ class Diagnosis:
 
     sizes: tuple[int, ...]
     sizes_from: str
-    usage: Usage
+    usage: TokenUsage
     entropy: ConditionalEntropy
     cliff: int | None
     ideal_used: np.ndarray

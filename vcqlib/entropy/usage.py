@@ -28,7 +28,7 @@ Part = tuple[np.ndarray, np.ndarray]  # different tokens, how often each occurs
 
 
 @dataclass(frozen=True, eq=False)
-class Usage:
+class TokenUsage:
     """What `usage` returns; arrays are host NumPy of shape [T].
 
     Attributes:
@@ -65,7 +65,7 @@ class Usage:
         return float(np.exp2(self.bits.mean()))
 
 
-def usage(codes: Any) -> Usage:
+def usage(codes: Any) -> TokenUsage:
     """Count the tokens of every position of an integer matrix [N, T].
 
     Every token is read, in a few passes over a large file. Arguments and errors as
@@ -91,7 +91,7 @@ def usage(codes: Any) -> Usage:
             alike[_partition(column[:SAMPLE]).tobytes()].append(t)
     copies = tuple(sorted(_copies(codes, alike.values())))
     pooled = _merged(parts)[1]
-    return Usage(n, largest, used, bits, len(pooled), _entropy(pooled), copies)
+    return TokenUsage(n, largest, used, bits, len(pooled), _entropy(pooled), copies)
 
 
 def _columns(codes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

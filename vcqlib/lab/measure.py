@@ -13,7 +13,7 @@ from ..entropy.estimates import conditional_entropy
 from ..models.autoregressive import ARModel
 from .distances import Cloud, energy_distance
 from .models import PointTokenizer
-from .trial import Data, Trial, nearest, tokenizers, train_ar
+from .trial import Trial, TrialData, nearest, tokenizers, train_ar
 from .worlds import stream
 
 FORCED = 4000  # samples behind a distance with forced prefix, which is read as a mean over seeds
@@ -31,7 +31,7 @@ class Coded:
     measures: dict
 
     @classmethod
-    def of(cls, tokenizer: PointTokenizer, trial: Trial, data: Data) -> Coded:
+    def of(cls, tokenizer: PointTokenizer, trial: Trial, data: TrialData) -> Coded:
         codes = {name: tokenizer.encode(getattr(data, name).points)
                  for name in ("training", "validation", "test", "reference")}  # fmt: skip
         rebuilt = tokenizer.decode(codes["test"])
@@ -68,7 +68,7 @@ def run(trials: Sequence[Trial]) -> list[dict[str, dict]]:
     (`near`). `forced[m − 1]` is the distance to reconstructions with m codes from test points, at
     the last point of the curve.
     """
-    data = [Data.of(t) for t in trials]
+    data = [TrialData.of(t) for t in trials]
     coded = [
         {name: Coded.of(model, t, d) for name, model in models.items()}
         for t, d, models in zip(trials, data, tokenizers(trials), strict=True)
@@ -91,7 +91,7 @@ def run(trials: Sequence[Trial]) -> list[dict[str, dict]]:
     return found
 
 
-def measure(model: ARModel, coded: Coded, data: Data, trial: Trial) -> dict:
+def measure(model: ARModel, coded: Coded, data: TrialData, trial: Trial) -> dict:
     """One point of a curve; see `run`."""
     codes = sample(model, data.test.labels, trial)
     points = coded.tokenizer.decode(codes)
@@ -107,7 +107,7 @@ def measure(model: ARModel, coded: Coded, data: Data, trial: Trial) -> dict:
     }
 
 
-def forced(model: ARModel, coded: Coded, data: Data, trial: Trial) -> list[float]:
+def forced(model: ARModel, coded: Coded, data: TrialData, trial: Trial) -> list[float]:
     """Distance to reconstructions with the first m = 1..T − 1 codes of test points, [T − 1].
 
     m = 0 is `to_reconstructions` of the same model, m = T the tokenizer's `floor`.

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..checks import unknown_name
-from ..settings import Real, Whole, settings, shown
+from ..files import read_yaml
+from ..settings import Real, Whole, settings
 from ..theory.schedules import codebook_sizes
 from .models import Shape
 from .trial import Trial
@@ -43,7 +44,7 @@ class Size:
 
 
 @settings
-class Group:
+class LabGroup:
     """Trials: every world, N and seed, all arms side by side."""
 
     name: Annotated[str, Field(pattern=r"^[a-z]+$")]
@@ -70,7 +71,7 @@ class Lab:
     claims: Annotated[list[Claim], Field(min_length=1)]
     arms: dict[str, dict[str, Any]]
     sizes: dict[int, Size]
-    groups: Annotated[list[Group], Field(min_length=1)]
+    groups: Annotated[list[LabGroup], Field(min_length=1)]
     base: dict[str, Any] = dataclass_field(default_factory=dict)
 
 
@@ -97,15 +98,7 @@ class LabRun:
 
 def load_lab(path: str | Path) -> Lab:
     """Read and check a lab file; ValueError names the file and the entry."""
-    import yaml
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping, got {shown(content)}")
+    content = read_yaml(path)
     try:
         lab = Lab(**content)
         list(runs(lab))
@@ -140,7 +133,7 @@ def blocks(some: Iterable[LabRun]) -> Iterator[list[LabRun]]:
         yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
-def _trial(lab: Lab, group: Group, world: str, n: int, seeds: tuple[int, int, int]) -> Trial:
+def _trial(lab: Lab, group: LabGroup, world: str, n: int, seeds: tuple[int, int, int]) -> Trial:
     values = {**vars(lab.sizes[n]), **lab.base, **group.set}
     shape = Shape(**values.pop("shape", {}))
     arms = {}

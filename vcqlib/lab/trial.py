@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..data.order import shuffled
+from ..data.batches import shuffled
 from ..files import load_tensors, save_tensors
 from ..models.autoregressive import ARModel
 from ..settings import Real, Whole, fold, setting, settings
@@ -82,7 +82,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Data:
+class TrialData:
     """The points of a trial; test points are reported, validation points choose."""
 
     training: Points
@@ -94,7 +94,7 @@ class Data:
     near: float  # distance to the nearest training point that 1 of 100 fresh points undercuts
 
     @classmethod
-    def of(cls, trial: Trial) -> Data:
+    def of(cls, trial: Trial) -> TrialData:
         training = trial.points("training", trial.n)
         test = trial.points("test", trial.samples)
         truth, own = _truth(trial.world, trial.fresh), Cloud.of(training.points)
@@ -142,7 +142,7 @@ def tokenizers(trials: Sequence[Trial]) -> list[dict[str, PointTokenizer]]:
             for name, model in models.items():
                 save_tensors(folder / f"{i}-{name}.safetensors", model.state_dict())
 
-    folder = cache.stage("lab", inputs, build, train_tokenizers)
+    folder = cache.stage("lab", inputs, build)
     places = {key: i for i, key in enumerate(needed)}
     found = []
     for t in trials:

@@ -59,7 +59,7 @@ def sparse_matrix(x: Any, name: str) -> Any:
     return found.astype(np.float64)
 
 
-def distances(x: Any, name: str) -> np.ndarray:
+def nonnegative(x: Any, name: str) -> np.ndarray:
     """float64 [N], none negative."""
     found = finite(host(x, name), name).astype(np.float64).ravel()
     if found.min() < 0:

@@ -290,8 +290,8 @@ def count_copies(
         quantile: the threshold is this quantile of `held_out_distances`; so a generator that
             copies nothing has about this fraction, and only what exceeds it is evidence.
     """
-    d = checks.distances(distances, "distances")
-    reference = checks.distances(held_out_distances, "held_out_distances")
+    d = checks.nonnegative(distances, "distances")
+    reference = checks.nonnegative(held_out_distances, "held_out_distances")
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
     threshold = float(np.quantile(reference, quantile))

@@ -23,12 +23,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..checks import unknown_name
-from ..settings import Flag, Whole, flat, settings, shown
+from ..files import read_yaml
+from ..settings import Flag, Whole, flat, settings
 from . import cache, records
 from .configuration import Configuration
 from .experiment import Experiment
 from .judge import check_samples
 from .measures import measure
+from .records import StudyRun
 
 
 @settings
@@ -54,23 +56,6 @@ class StudyFile:
 
 
 @dataclass(frozen=True)
-class StudyRun:
-    """One arm at one seed and setting: one record."""
-
-    study: str
-    group: str
-    arm: str
-    experiment: Experiment
-    sweeps: bool = False
-
-    @property
-    def name(self) -> str:
-        c = self.experiment.c
-        again = "" if c.ar_seed is None else f"-a{c.ar_seed}"
-        return f"{self.group}-{self.arm}-s{c.seed}{again}"
-
-
-@dataclass(frozen=True)
 class Study:
     """A list of validated runs."""
 
@@ -86,15 +71,7 @@ def load_study(path: str | Path) -> Study:
         ValueError: no such mapping, an unknown arm or setting, a value that is refused, or two
             runs of one name; the message names the file and the entry.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping, got {shown(content)}")
+    path, content = Path(path), read_yaml(path)
     try:
         file = StudyFile(**content)
     except (TypeError, ValueError) as error:

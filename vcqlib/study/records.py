@@ -30,8 +30,6 @@ from .measures import measure
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .plan import StudyRun
-
 SHEET = (8, 10)  # rows and columns of the sample sheet
 EDITION = 2  # of what is measured; records of the first one stay readable
 FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
@@ -43,6 +41,23 @@ TOLERANCE = {
     "mse": 0.05, "rfd": 0.15, "entropy": 0.05, "train_bits": 0.05, "held_out_bits": 0.05,
     "gfd": 0.2, "fd_to_reconstructions": 0.3,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One arm at one seed and setting: one record."""
+
+    study: str
+    group: str
+    arm: str
+    experiment: Experiment
+    sweeps: bool = False
+
+    @property
+    def name(self) -> str:
+        c = self.experiment.c
+        again = "" if c.ar_seed is None else f"-a{c.ar_seed}"
+        return f"{self.group}-{self.arm}-s{c.seed}{again}"
 
 
 def write(results: Path, run: StudyRun, measures: dict) -> Path:
