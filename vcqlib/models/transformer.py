@@ -32,8 +32,10 @@ def dropped(x: Tensor, chance: float) -> Tensor:
     On a CPU a random number of 64 bits serves four entries, so that the chance is a multiple of
     2^-16; `F.dropout` draws a number for each, which takes four times as long.
     """
-    if x.device.type != "cpu" or not chance:
+    if x.device.type != "cpu":
         return F.dropout(x, chance)
+    if not chance:
+        return x
     bits = torch.randint(-(2**63), 2**63 - 1, (x.numel() // 4 + 1,)).view(torch.int16)
     least = round(chance * 2**16) - 2**15
     keep = torch.ge(bits[: x.numel()].view(x.shape), least, out=torch.empty_like(x))  # 0 or 1
