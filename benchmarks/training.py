@@ -30,8 +30,8 @@ FAST = "multiply, fast"
 
 
 def ours(
-    size: str, schedule: str, length: int, vocabulary: int, restricted: bool = False,
-    dropout: float = 0.0,
+    size: str, schedule: str, length: int, vocabulary: int = VOCABULARY,
+    restricted: bool = False, dropout: float = 0.0,
 ) -> ARModel:  # fmt: skip
     sizes = tuple(codebook_sizes(schedule, length, vocabulary).tolist())
     plain = {"dropout": dropout, "label_dropout": 0.0, "restricted_head": restricted}
@@ -100,10 +100,10 @@ def cases(size: str, length: int, batch: int, device: str, vocabulary: int) -> d
     return calls
 
 
-def operations(size: str, length: int, batch: int, vocabulary: int, columns: float) -> float:
+def operations(size: str, length: int, batch: int, columns: float = VOCABULARY) -> float:
     """Operations of one step; `columns` of the head for each position, on average."""
     with torch.device("meta"):
-        model = ours(size, "uniform", length, vocabulary)
+        model = ours(size, "uniform", length)
     c, blocks = model.config, sum(p.numel() for p in model.blocks.parameters())
     attention = 12 * c.layers * c.width * (length + 1) / 2
     return batch * length * (6 * (blocks + columns * c.width) + attention)
@@ -145,8 +145,8 @@ def main() -> None:
                     "matmul GFLOP/s": rate / 1e9, "fast matmul GFLOP/s": rate / fast / 1e9
                 }  # fmt: skip
                 mean = codebook_sizes("loglinear", length, vocabulary).mean()
-                work = operations(size, length, batch, vocabulary, vocabulary)
-                reduced = operations(size, length, batch, vocabulary, mean)
+                work = operations(size, length, batch, vocabulary)
+                reduced = operations(size, length, batch, mean)
                 for name, value in seconds.items():
                     table.append({
                         "device": device, "size": size, "positions": length,
