@@ -34,11 +34,11 @@ def loop(model: torch.nn.Module, inputs: tuple, steps: int) -> None:
 
 def main() -> None:
     options = arguments(__doc__)
-    counts, steps, repeats = ((1, 2), 2, 2) if options.small else ((1, 5, 20, 60), 10, 4)
+    counts, steps, repeats = ((1, 2), 2, 2) if options.small else ((1, 5, 25, 50), 10, 6)
     config, draw = ar_config(SIZES, 5, SHAPE), torch.Generator().manual_seed(0)
     points = torch.randn(128, 2, generator=draw)
-    codes = torch.stack([torch.randint(k, (64,), generator=draw) for k in SIZES], 1)
-    labels = torch.randint(5, (64,), generator=draw)
+    codes = torch.stack([torch.randint(k, (16,), generator=draw) for k in SIZES], 1)
+    labels = torch.randint(5, (16,), generator=draw)
     kinds = {
         "tokenizer": (lambda: StackedTokenizer(SIZES, SHAPE), lambda: PointTokenizer(SIZES, SHAPE),
                       (points,)),
@@ -63,7 +63,7 @@ def main() -> None:
         best = max(row["times as fast"] for row in rows if row["model"] == what)
         goals += [goal(f"{what}: a stack over one at a time", "cpu", 1.0, best),
                   goal(f"{what}: a stack over one at a time", "cuda", 1.0, None)]  # fmt: skip
-    settings = {"steps": steps, "points": 128, "sequences": 64, "sizes": SIZES}
+    settings = {"steps": steps, "points": 128, "sequences": 16, "sizes": SIZES}
     finish("lab", options, settings, rows, goals)
 
 

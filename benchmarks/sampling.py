@@ -30,11 +30,11 @@ VOCABULARY = 16384
 PEER = "LlamaForCausalLM.generate"
 
 
-def peer(size: str, length: int) -> LlamaForCausalLM:
+def peer(size: str, length: int, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
     """The Llama of the same shape."""
     p = PRESETS[size]
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=p["width"], intermediate_size=11 * p["width"] // 4,
+        vocab_size=vocabulary, hidden_size=p["width"], intermediate_size=11 * p["width"] // 4,
         num_hidden_layers=p["layers"], num_attention_heads=p["heads"], hidden_act="gelu",
         max_position_embeddings=length + 1, tie_word_embeddings=False,
         bos_token_id=None, eos_token_id=None, pad_token_id=0,

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = sorted((ROOT / "data/results").glob("bench_*.json"))
 
 
-@pytest.mark.parametrize("name", ["quantizer", "sampling", "training", "loader"])
+@pytest.mark.parametrize("name", ["quantizer", "sampling", "training", "loader", "lab"])
 def test_small_sizes_run_and_write_nothing(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--small", "--threads", "1"])
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from vcqlib.cli.app import main
 from vcqlib.data import image_folder
 from vcqlib.data.batches import open_images, open_source, read_images
+from vcqlib.data.code_store import open_codes
 from vcqlib.data.image_folder import FolderFiles, folder_digest, walk
 from vcqlib.data.image_sets import load_images, to_channels
 from vcqlib.files import read_record, write_record
@@ -253,6 +255,26 @@ def test_channels_are_decided_once_for_all_splits_and_subsets(tmp_path, case):
         assert read_images(name, split, 1, 4).channels == channels
         assert open_source(name, split, 1, 4).channels == channels
     assert open_images(name, 1, 4).channels == open_images(name, 1, 4, True).channels == channels
+
+
+def test_one_colour_file_held_out_is_no_end_of_a_run(tmp_path, monkeypatch, capsys):
+    """Training, its validation, encoding either split: all in the channels decided once."""
+    monkeypatch.chdir(tmp_path)
+    places = [f"{part}/{c}" for part in ("train", "val") for c in "ab"]
+    grey = {f"{place}/{i}.png": 9 * i for place in places for i in range(9)}
+    tree(tmp_path / "mixed", grey | {"val/b/8.png": COLOUR})
+    quick = ("--tokenizer mlp-tiny --length 2 --k-max 4 --tokenizer-steps 2 --tokenizer-batch 8 "
+             "--device cpu --image-size 4")  # fmt: skip
+    for out, more, channels in (("t3", "", 3), ("t1", "--channels 1", 1)):
+        line = f"train tokenizer --dataset folder:mixed --held-out 18 {quick} {more} --out {out}"
+        assert main(line.split()) == 0
+        config = read_record(tmp_path / out / "config.json")
+        assert config["model"]["channels"] == channels
+        for split in ("train", "test"):
+            line = f"encode --tokenizer-folder {out} --split {split} --out {out}-{split}"
+            assert main([*line.split(), "--device", "cpu"]) == 0
+            assert len(open_codes(tmp_path / f"{out}-{split}").codes) == 18
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

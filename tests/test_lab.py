@@ -2,10 +2,15 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
@@ -362,6 +367,58 @@ def test_a_distance_below_the_resolution_counts_as_the_resolution():
     a, _ = judge.pairs(part, "loglinear", "uniform", 0.25)
     assert min(a) == 0.25
     assert judge.resolution(part.assign(floor=0.3)) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("source", "effect"),
+    [
+        ("training set", lambda s, t, a: 0.3 * s),
+        ("tokenizer", lambda s, t, a: 0.3 * t),
+        ("set × tokenizer", lambda s, t, a: 0.3 * (-1) ** (s + t)),
+        ("AR seed", lambda s, t, a: 0.3 * (-1) ** (s + t + a)),
+    ],
+)
+def test_scatter_names_the_source(source, effect):
+    index = pd.MultiIndex.from_product([range(4), range(4), range(2)], names=judge.SOURCES)
+    parts = judge.scatter(pd.Series([effect(*key) for key in index], index))
+    assert max(parts, key=parts.get) == source and parts[source] > 0.2
+    if source != "AR seed":  # whose mean over an even number of repeats is 0
+        assert sum(parts.values()) == pytest.approx(parts[source], abs=1e-9)
+    with pytest.raises(ValueError, match="2 × 2 × 2 crossed seeds, got 4 × 4 × 2"):
+        judge.scatter(pd.Series([0.0] * 31, index[:31]))
+
+
+def test_the_map_has_every_control_at_every_point():
+    both = table({300: lambda s: 0.5, 3000: lambda s: 2.0})
+    both = pd.concat([both.assign(passes=p) for p in (1, 2)])
+    found = judge.ratios(both, ["uniform"]).set_index(["n", "passes"])["ratio"]
+    assert found.to_dict() == pytest.approx(
+        {(300, 1): 0.5, (300, 2): 0.5, (3000, 1): 2.0, (3000, 2): 2.0}
+    )
+    with pytest.raises(ValueError, match="no records of arm 'matched'"):
+        judge.ratios(both, ["matched"])
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    """Killed, it has no chance to tell them."""
+    group = {**CONTENT["groups"][0], "seeds": 20}
+    path = written(tmp_path, groups=[group], base={"tokenizer_steps": 10**6})
+    command = [sys.executable, "-m", "vcqlib", "lab", str(path), "--jobs", "2"]
+    environment = os.environ | {"VCQ_CACHE": str(tmp_path / "cache")}
+    run = subprocess.Popen([*command, "--results", str(tmp_path)], env=environment, cwd=ROOT)
+    parent = psutil.Process(run.pid)
+    until(lambda: len(list((tmp_path / "cache").glob("lab-*"))) >= 1 and parent.children())
+    workers = parent.children(recursive=True)
+    run.kill()
+    run.wait()
+    until(lambda: not any(w.is_running() and w.status() != "zombie" for w in workers))
+
+
+def until(holds):
+    end = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 # --- what is committed ------------------------------------------------------------------------

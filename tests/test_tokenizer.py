@@ -1,4 +1,4 @@
-"""The tokenizer: both backbones behind one interface."""
+"""The tokenizer: all backbones behind one interface."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from vcqlib.models.tokenizer import PRESETS, Tokenizer, TokenizerConfig
 SIZES = (2, 4, 8, 8, 16)
 SMALL = {
     "mlp": {"backbone": "mlp", "width": 24, "depth": 2},
+    "conv": {"backbone": "conv", "width": 8, "depth": 2},
     "vit": {"backbone": "vit", "width": 24, "depth": 1, "heads": 2, "patch": 4},
 }
 
@@ -22,10 +23,10 @@ def pictures(batch=6):
     return torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-both = pytest.mark.parametrize("backbone", list(SMALL))
+every = pytest.mark.parametrize("backbone", list(SMALL))
 
 
-@both
+@every
 def test_shapes_types_and_ranges(backbone):
     model, x = make(backbone), pictures()
     codes = model.encode(x)
@@ -41,7 +42,7 @@ def test_shapes_types_and_ranges(backbone):
     torch.testing.assert_close(output.images.clamp(-1, 1), images)
 
 
-@both
+@every
 def test_codes_are_those_nearest_to_the_features(backbone):
     model, x = make(backbone), pictures()
     features, rows = model.features(x), model.quantizer.rows()
@@ -49,7 +50,7 @@ def test_codes_are_those_nearest_to_the_features(backbone):
         assert torch.equal(model.encode(x)[:, t], (features[:, t] @ rows[:k].T).argmax(-1))
 
 
-@both
+@every
 def test_prefix_decoding(backbone):
     """A prefix stands for its codes and the mean vector of every later position."""
     model, x = make(backbone), pictures(64)
@@ -68,7 +69,7 @@ def test_prefix_decoding(backbone):
     assert not torch.equal(model.decode(codes), model.decode(other))
 
 
-@both
+@every
 def test_every_position_and_every_pixel_take_part(backbone):
     """No dead wire: codes depend on the image, the image on every position."""
     model, x = make(backbone), pictures(1).requires_grad_()
@@ -82,7 +83,7 @@ def test_every_position_and_every_pixel_take_part(backbone):
         assert not torch.equal(model.decode(changed), base)
 
 
-@both
+@every
 def test_all_parameters_get_a_gradient(backbone):
     model, x = make(backbone).train(), pictures(32)
     output = model(x)
@@ -91,7 +92,7 @@ def test_all_parameters_get_a_gradient(backbone):
     assert silent == []
 
 
-@both
+@every
 def test_schedules_have_equal_parameters(backbone):
     """Arms of a study differ in K_t only."""
     shapes = []
@@ -122,7 +123,7 @@ def test_presets_can_be_built():
         assert model.config.backbone == name.split("-")[0]
 
 
-@both
+@every
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -146,7 +147,8 @@ def test_wrong_codes_are_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "cnn"}, "backbone must be 'mlp' or 'vit', got 'cnn'"),
+        ({"backbone": "cnn"}, "backbone must be one of mlp, conv, vit, got 'cnn'"),
+        ({"backbone": "conv", "depth": 4}, r"image_size 8 cannot be halved 4 times \(depth\)"),
         ({"backbone": "vit", "patch": 5}, "image_size 8 is not divisible by patch 5"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"num_codes": 4}, r"K_3 = 8 is outside 2\.\.4"),

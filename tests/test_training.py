@@ -14,9 +14,9 @@ from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
 from vcqlib.training import autoregressive, inference
 from vcqlib.training import tokenizer as tokenizers
 from vcqlib.training.autoregressive import train_ar
-from vcqlib.training.inference import encode, position_bits, reconstruction_error
+from vcqlib.training.inference import both_bits, encode, position_bits, reconstruction_error
 from vcqlib.training.recipe import Losses, Recipe
-from vcqlib.training.run import Run
+from vcqlib.training.run import Run, fast_products
 from vcqlib.training.tokenizer import train_tokenizer
 
 SIZES = (2, 4, 8, 8)
@@ -278,14 +278,25 @@ def test_usage_holds_one_pass_over_the_training_images():
         assert torch.equal(rows[:, t].bincount(minlength=8), counts)
 
 
-def test_position_bits_is_the_mean_over_all_rows_whatever_the_batch():
+def test_bits_are_the_mean_over_all_rows_whatever_the_batch():
     model, labels = ar().train(), torch.arange(50) % 3
-    bits = position_bits(model, codes(), labels, batch=7)
+    both = both_bits(model, codes(), labels, batch=7)
     assert model.training
-    expected = (
-        model.eval().position_losses(codes(), labels).double().mean(0) / torch.tensor(2.0).log()
-    )
-    torch.testing.assert_close(bits, expected, rtol=1e-5, atol=1e-6)
+    for own, bits in zip((False, True), both, strict=True):
+        assert torch.equal(position_bits(model, codes(), labels, own, batch=7), bits)
+        losses = model.eval().position_losses(codes(), labels, own)
+        expected = losses.double().mean(0) / torch.tensor(2.0).log()
+        torch.testing.assert_close(bits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fast_products_are_products_in_fp32():
+    a, b = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(0))
+    exact, matmul = a.double() @ b.double(), torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    with fast_products():
+        y = a @ b
+    assert matmul.fp32_precision == before
+    assert (y - exact).abs().max() < 1e-4  # bf16 would be off by 0.1
 
 
 def test_evaluations_happen_at_the_named_steps_and_do_not_disturb():

@@ -4,7 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vcqlib.models.transformer import GEGLU, Attention, Block, Cache, project, rotary_table, rotate
+from vcqlib.models.transformer import (
+    GEGLU,
+    Attention,
+    Block,
+    Cache,
+    attend,
+    dropped,
+    project,
+    rotary_table,
+    rotate,
+)
 
 
 def generator(seed=0):
@@ -91,6 +101,39 @@ def test_dropout_only_in_training():
     block, table, x = Block(16, 2, 24, dropout=0.5), rotary_table(4, 8), torch.randn(2, 4, 16)
     assert not torch.equal(block.train()(x, table), block(x, table))
     assert torch.equal(block.eval()(x, table), block(x, table))
+
+
+@pytest.mark.parametrize("chance", [0.0, 2**-16, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropped_entries_are_a_share_and_the_rest_keeps_the_mean(chance, dtype):
+    torch.manual_seed(0)
+    n = 299_999  # no multiple of the entries that a random number serves
+    x = torch.full((n,), 3.0, dtype=dtype, requires_grad=True)
+    y = dropped(x, chance)
+    zeros = (y == 0).float()
+    spread = (chance * (1 - chance) / n) ** 0.5
+    assert abs(zeros.mean().item() - chance) <= 5 * spread
+    kept = y[y != 0].unique()
+    torch.testing.assert_close(kept, torch.tensor([3 / (1 - chance)], dtype=dtype))
+    y.sum().backward()
+    assert torch.equal(x.grad == 0, y == 0)  # one mask both ways
+    if chance:  # neighbours that share a random number are independent
+        both = (zeros[:-1] * zeros[1:]).mean().item()
+        assert abs(both - chance**2) <= 5 * chance / n**0.5
+        assert not torch.equal(dropped(x, chance), y)
+
+
+@pytest.mark.parametrize("length", [1, 5, 256, 257])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_written_out_is_that_of_torch(length, causal):
+    q, k, v = torch.randn(3, 2, 3, length, 8, generator=generator()).requires_grad_()
+    y = attend(q, k, v, causal)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    torch.testing.assert_close(y, expected, atol=1e-6, rtol=1e-5)
+    slope = torch.randn(y.shape, generator=generator(1))
+    ours, theirs = (torch.autograd.grad(out, (q, k, v), slope) for out in (y, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_impossible_shapes_are_named():

@@ -15,11 +15,15 @@ import torch
 
 import vcqlib
 from vcqlib import files
+from vcqlib.data.image_sets import to_float
 from vcqlib.files import held
 from vcqlib.models.autoregressive import ARConfig, ARModel
+from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
+from vcqlib.training import autoregressive, inference
 from vcqlib.training.autoregressive import train_ar
 from vcqlib.training.checkpoints import Checkpoints
-from vcqlib.training.recipe import Recipe
+from vcqlib.training.losses import ImageLosses
+from vcqlib.training.recipe import Losses, Recipe
 
 # ------------------------------------------------------------ damaged checkpoints
 
@@ -138,8 +142,9 @@ def test_a_second_run_is_refused_in_one_line_and_touches_nothing(tmp_path, holde
         train(tmp_path / "run")
     assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
     assert names(tmp_path / "run") == found == ["log.jsonl", "run.lock"]
-    with pytest.raises(ValueError, match=f"process {holder.pid} on"):  # nor is its name forgotten
-        train(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"link is in use by process {holder.pid} on"):
+        train(tmp_path / "link")  # nor is the holder's name forgotten
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
@@ -188,3 +193,85 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         train(tmp_path / "file" / "run")
+
+
+# ------------------------------------------------------------ state given back after an error
+
+SIZES = (2, 4, 8)
+
+
+def tokenizer() -> Tokenizer:
+    torch.manual_seed(0)
+    return Tokenizer(TokenizerConfig(SIZES, 8, 8, 1, 4, width=8, depth=1, balance=True))
+
+
+def ar() -> ARModel:
+    torch.manual_seed(0)
+    return ARModel(ARConfig(SIZES, 8, 2, width=8, layers=1, heads=1))
+
+
+ROWS = torch.tensor([[1, 3, 7], [0, 0, 0]])
+PIXELS = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+DOORS = {  # model, and a call that reaches the module which breaks
+    "quantizer": (tokenizer, lambda m: m.quantizer.encode(torch.randn(2, 3, 4)), "quantizer.norm"),
+    "tokenizer.encode": (tokenizer, lambda m: m.encode(to_float(PIXELS)), "quantizer.norm"),
+    "encode": (tokenizer, lambda m: list(inference.encode(m, PIXELS)), "encoder"),
+    "decode": (tokenizer, lambda m: inference.decode(m, ROWS), "decoder"),
+    "error": (tokenizer, lambda m: inference.reconstruction_error(m, PIXELS), "decoder"),
+    "bits": (ar, lambda m: inference.position_bits(m, ROWS, ROWS[:, 0]), "norm"),
+    "generate": (ar, lambda m: m.generate(ROWS[:, 0]), "norm"),
+}
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("door", DOORS)
+def test_every_part_is_given_back_in_its_own_mode(door: str, fails: bool) -> None:
+    make, call, name = DOORS[door]
+    model = make().train()
+    next(model.children()).eval()  # a part that its user has frozen
+    modes = [part.training for part in model.modules()]
+    precision = torch.backends.cuda.matmul.fp32_precision
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    if fails:
+        model.get_submodule(name).register_forward_hook(broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            call(model)
+    else:
+        call(model)
+    assert [part.training for part in model.modules()] == modes
+    assert torch.backends.cuda.matmul.fp32_precision == precision
+
+
+def test_a_critic_that_fails_is_not_left_frozen() -> None:
+    losses = ImageLosses(Losses(adversarial=0.1, critic_width=4), 1, 8)
+    with pytest.raises(RuntimeError):
+        losses(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+    assert all(weight.requires_grad for weight in losses.critic.parameters())
+
+
+def test_an_evaluation_that_fails_leaves_the_weights_as_they_were_trained(tmp_path) -> None:
+    seen: list[torch.Tensor] = []
+    model, rows = ar(), ROWS.repeat(5, 1)
+
+    def evaluate(model: ARModel, step: int) -> None:
+        seen.append(model.head.weight.detach().clone())
+        raise RuntimeError("a careless evaluation")
+
+    with pytest.raises(RuntimeError, match="careless"):
+        train_ar(model, rows, rows[:, 0], Recipe(4, 5, 1e-2, ema=0.5), None, (2,), evaluate)
+    assert model.training and not torch.equal(seen[0], model.head.weight)
+    plain = ar()
+    with pytest.raises(RuntimeError, match="careless"):
+        train_ar(plain, rows, rows[:, 0], Recipe(4, 5, 1e-2), None, (2,), evaluate)
+    assert torch.equal(plain.head.weight, model.head.weight)
+
+
+def test_the_log_holds_json_and_says_what_was_not_finite(tmp_path, monkeypatch) -> None:
+    """NaN is no JSON, and a run whose measurement is NaN has gone wrong."""
+    monkeypatch.setattr(autoregressive, "position_bits", lambda *_: torch.tensor([0.5, torch.nan]))
+    rows, recipe = ROWS.repeat(5, 1), Recipe(2, 5, 1e-2, validate_every=1)
+    with pytest.raises(FloatingPointError, match=r"held_out_bits is \[0.5, nan\] at step 1; no ch"):
+        train_ar(ar(), rows, rows[:, 0], recipe, tmp_path, held_out=(rows, rows[:, 0]))

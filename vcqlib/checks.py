@@ -13,9 +13,8 @@ def unknown_name(kind: str, value: object, known: Iterable[str]) -> ValueError:
     known = sorted(map(str, known))
     shown = repr(value) if len(repr(value)) <= 120 else f"{repr(value)[:100]}…"
     near = get_close_matches(str(value)[:80].lower(), known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    every = "" if near and len(known) > 24 else f"known: {', '.join(known) or 'none'}"
-    return ValueError(f"unknown {kind} {shown}: {hint}{every}".rstrip(": "))
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(f"unknown {kind} {shown}: {hint or 'known: ' + (', '.join(known) or 'none')}")
 
 
 def integer(value: object, name: str, least: int | None = None) -> int:

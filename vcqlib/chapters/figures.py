@@ -244,10 +244,13 @@ def plane(
     return figure, ax
 
 
-def cells(rows: Mapping[str, Mapping[str, np.ndarray]], extent: tuple[float, float]) -> Figure:
+def cells(
+    rows: Mapping[str, Mapping[str, np.ndarray]], extent: tuple[float, float], points: np.ndarray
+) -> Figure:
     """Which cell of a partition each place of the plane lies in: row → title → ids [side, side].
 
-    Cells take shades of one map by chance, so that neighbours differ, in light and in dark.
+    Cells take shades of one map by chance, so that neighbours differ, in light and in dark; points
+    [n, 2] lie over them.
     """
     figure, ax = axes(
         len(rows), len(next(iter(rows.values()))), (7.0, 1.95 * len(rows)), squeeze=False
@@ -261,6 +264,7 @@ def cells(rows: Mapping[str, Mapping[str, np.ndarray]], extent: tuple[float, flo
                 shade, origin="lower", extent=(*extent, *extent), cmap="viridis",
                 interpolation="nearest",
             )  # fmt: skip
+            cell.scatter(*points.T, s=3, color="white", edgecolor="black", linewidth=0.3)
             _square(cell, title, extent)
         line[0].set_ylabel(label)
     return figure
@@ -285,6 +289,10 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
             style = {"color": _COLOURS[i], "marker": "osD^v"[i % 5], "capsize": 2}
             cell.errorbar(x, ratio, (ratio - low, high - ratio), label=label, **style)
         cell.set(xscale="log", yscale="log", title=title)
+        cell.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        for axis in (cell.xaxis, cell.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     for cell in ax[-1]:
         cell.set_xlabel(xlabel)
     for line in ax:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -67,6 +67,10 @@ class Own:
     bandwidth_tb: Real = setting(3.35, "assumed bandwidth of a GPU, TB/s", gt=0)
     gpus: Whole = setting(8, "GPUs", ge=1)
     n_live: Whole = setting(10**6, "rows measured while you wait", ge=2)
+    world: Literal["pinwheel", "checkerboard"] = setting("pinwheel", "density in the plane")
+    n_points: Whole = setting(300, "training points in the plane", ge=16, le=10**6)
+    ar_passes: Whole = setting(60, "passes of the AR model over them", ge=8, le=10**4)
+    lab_steps: Whole = setting(1500, "steps of the tokenizers of points", ge=1)
     record: Name = setting("", "a record in data/results")
     study: Name = setting("cpu", "a study in data/results")
     variable: Name = setting("loglinear", "the arm that stands for the method")

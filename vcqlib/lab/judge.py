@@ -35,6 +35,7 @@ def _rows(found: Sequence[Mapping]) -> Iterator[dict]:
                 yield {
                     **shared, "arm": arm, "rate": sum(map(math.log2, m["sizes"])),
                     "floor": m["floor"], "tokenizer": m["to_truth"], "mse": m["mse"],
+                    "memorised": m["memorised"],
                     "fresh_seen": m["seen"], "cliff": m["cliff"], "cells": m["cells"], **point,
                     "last": point is m["curve"][-1], "chosen": point is best,
                 }  # fmt: skip
@@ -57,7 +58,10 @@ def pairs(
     return both[a].tolist(), both[b].tolist()
 
 
-def verdicts(lab: Lab, table: pd.DataFrame, at: str = "last", group: str = "rows") -> pd.DataFrame:
+def verdicts(
+    lab: Lab, table: pd.DataFrame, at: str = "last", group: str = "rows",
+    measure: str = "to_reconstructions",
+) -> pd.DataFrame:  # fmt: skip
     """Every claim at every N of a group, judged by the rule of the lab file.
 
     at: the point of each curve, `last` or `chosen`.
@@ -70,7 +74,7 @@ def verdicts(lab: Lab, table: pd.DataFrame, at: str = "last", group: str = "rows
         least = resolution(part)
         for claim in lab.claims:
             key = (n, claim.treatment, claim.control)
-            family[key] = pairs(part, claim.treatment, claim.control, least)
+            family[key] = pairs(part, claim.treatment, claim.control, least, measure)
             low[key] = sum(value <= least for side in family[key] for value in side)
     rows = []
     corrected = scorecard.holm(family)

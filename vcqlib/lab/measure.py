@@ -44,16 +44,16 @@ class Coded:
             "entropy": plain.bits.tolist(),  # plug-in, of the training codes
             "cliff": plain.cliff(),
             "cells": len(reference.points),
-            "seen": _seen(codes["test"], codes["training"]),
+            "seen": float(seen(codes["test"], codes["training"]).double().mean()),
         }
         return cls(tokenizer, codes["training"], codes["validation"], codes["test"], reference,
                    measures)  # fmt: skip
 
 
-def _seen(codes: Tensor, training: Tensor) -> float:
-    """Share of code sequences that are a training sequence."""
+def seen(codes: Tensor, training: Tensor) -> Tensor:
+    """Whether each sequence of codes [n, T] is one of the training sequences [N, T], bool [n]."""
     _, index = torch.cat([training, codes]).unique(dim=0, return_inverse=True)
-    return float(torch.isin(index[len(training) :], index[: len(training)]).double().mean())
+    return torch.isin(index[len(training) :], index[: len(training)])
 
 
 def run(trials: Sequence[Trial]) -> list[dict[str, dict]]:
@@ -102,7 +102,7 @@ def measure(model: ARModel, coded: Coded, data: TrialData, trial: Trial) -> dict
         "test": bits(model, coded.test[:5000], data.test.labels[:5000]),
         "to_truth": energy_distance(cloud, data.truth),
         "to_reconstructions": energy_distance(cloud, coded.reconstructions),
-        "seen": _seen(codes, coded.train),
+        "seen": float(seen(codes, coded.train).double().mean()),
         "near": float((nearest(points, data.training.points) <= data.near).mean()),
     }
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .guards import Codes, check_codes, check_labels, evaluating, integers
 from .sampler import draw, filter_logits, guidance_scales, uniform
 from .search import runs
-from .transformer import Block, Cache, Linear, project, rotary_table
+from .transformer import Block, Cache, Dropout, Linear, project, rotary_table
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class ARModel(nn.Module):
         hidden = 11 * c.width // 4
         self.class_embedding = nn.Embedding(c.classes + 1, c.width)  # last row: no class
         self.code_embedding = nn.Embedding(c.vocabulary, c.width)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         self.blocks = nn.ModuleList(
             Block(c.width, c.heads, hidden, c.dropout) for _ in range(c.layers)
         )
@@ -216,22 +216,19 @@ class ARModel(nn.Module):
 
         own: renormalise over the first K_t entries, which is what sampling does.
         """
-        return self._position_losses(codes, labels, (own,))[0]
-
-    def both_losses(self, codes: Codes, labels: Codes) -> tuple[Tensor, Tensor]:
-        """`position_losses` over the full vocabulary and over the first K_t, from one pass."""
-        full, own = self._position_losses(codes, labels, (False, True))
-        return full, own
+        return self.both_losses(codes, labels)[own]
 
     @torch.no_grad()
-    def _position_losses(self, codes: Codes, labels: Codes, kinds: Sequence[bool]) -> list[Tensor]:
+    def both_losses(self, codes: Codes, labels: Codes) -> tuple[Tensor, Tensor]:
+        """`position_losses` over the full vocabulary and over the first K_t, from one pass."""
         codes, labels = self._read(codes, labels)
-        logits, losses = self._logits(codes, labels).float(), []
-        for own in kinds:
-            if own:
-                logits = logits.masked_fill(self._beyond(logits.device), -math.inf)
-            losses.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none"))
-        return losses
+        logits = self._logits(codes, labels).float()
+        masked = logits.masked_fill(self._beyond(logits.device), -math.inf)
+        full, own = (
+            F.cross_entropy(x.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
+            for x in (logits, masked)
+        )
+        return full, own
 
     def _beyond(self, device: torch.device) -> Tensor:
         """True where entry v lies beyond K_t, bool [T, V]."""

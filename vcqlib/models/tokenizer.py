@@ -1,8 +1,9 @@
 """The 1-D tokenizer: image → T codes → image.
 
-Two backbones behind one interface. "vit" follows the companion work of the paper's authors
+Three backbones behind one interface. "vit" follows the companion work of the paper's authors
 (arXiv 2605.06137): image patches and T learned queries pass through a ViT, the query outputs are
-quantized, and a second ViT reads codes and mask tokens. "mlp" is small enough for a CPU.
+quantized, and a second ViT reads codes and mask tokens. "mlp" is small enough for a CPU; "conv" has
+strided convolutions around one linear map, and needs three times as long for a step.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if not self.codebook_sizes:
             raise ValueError("codebook_sizes is empty")
-        if self.backbone not in ("mlp", "vit"):
-            raise ValueError(f"backbone must be 'mlp' or 'vit', got {self.backbone!r}")
+        if self.backbone not in BACKBONES:
+            names = ", ".join(BACKBONES)
+            raise ValueError(f"backbone must be one of {names}, got {self.backbone!r}")
         for name in (
             "num_codes", "image_size", "channels", "code_dim", "width", "depth", "heads", "patch"
         ):  # fmt: skip
@@ -50,6 +52,10 @@ class TokenizerConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.backbone == "vit" and self.image_size % self.patch:
             raise ValueError(f"image_size {self.image_size} is not divisible by patch {self.patch}")
+        if self.backbone == "conv" and self.image_size % 2**self.depth:
+            raise ValueError(
+                f"image_size {self.image_size} cannot be halved {self.depth} times (depth)"
+            )
 
     @property
     def length(self) -> int:
@@ -71,6 +77,7 @@ class TokenizerConfig:
 PRESETS: dict[str, dict] = {
     "mlp": {"backbone": "mlp", "width": 384, "depth": 2},
     "mlp-tiny": {"backbone": "mlp", "width": 64, "depth": 1},
+    "conv": {"backbone": "conv", "width": 32, "depth": 2},
     "vit-tiny": {"backbone": "vit", "width": 96, "depth": 3, "heads": 3, "patch": 4},
     "vit-s": {"backbone": "vit", "width": 384, "depth": 6, "heads": 6, "patch": 4},
     "vit-b": {"backbone": "vit", "width": 768, "depth": 12, "heads": 12, "patch": 16},
@@ -110,6 +117,48 @@ class MLPDecoder(nn.Module):
         for layer in self.layers:
             x = nn.functional.gelu(layer(x))
         return self.out(x).unflatten(-1, self.shape)
+
+
+def _maps(c: TokenizerConfig) -> tuple[list[int], int]:
+    """Channels of the image and after each halving, and the side of the last map."""
+    return [c.channels] + [c.width * 2**i for i in range(c.depth)], c.image_size // 2**c.depth
+
+
+class ConvEncoder(nn.Module):
+    """Images [B, C, H, W] → [B, T, code_dim] by `depth` convolutions of stride 2, and linearly."""
+
+    def __init__(self, c: TokenizerConfig) -> None:
+        super().__init__()
+        widths, side = _maps(c)
+        pairs = zip(widths, widths[1:], strict=False)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairs)
+        self.out = nn.Linear(widths[-1] * side**2, c.length * c.code_dim)
+        self.length = c.length
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        for layer in self.layers:
+            x = nn.functional.gelu(layer(x))
+        return self.out(x.flatten(1)).unflatten(-1, (self.length, -1))
+
+
+class ConvDecoder(nn.Module):
+    """Code vectors [B, T, code_dim] → images [B, C, H, W], the encoder's way back."""
+
+    def __init__(self, c: TokenizerConfig) -> None:
+        super().__init__()
+        widths, side = _maps(c)
+        self.embed = nn.Linear(c.length * c.code_dim, widths[-1] * side**2)
+        pairs = reversed(list(zip(widths[1:], widths[2:], strict=False)))
+        self.layers = nn.ModuleList(nn.ConvTranspose2d(b, a, 4, 2, 1) for a, b in pairs)
+        self.out = nn.ConvTranspose2d(widths[1], c.channels, 4, 2, 1)
+        self.shape = (widths[-1], side, side)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        x = nn.functional.gelu(self.embed(vectors.flatten(1))).unflatten(-1, self.shape)
+        for layer in self.layers:
+            x = nn.functional.gelu(layer(x))
+        return self.out(x)
 
 
 class _ViT(nn.Module):
@@ -163,6 +212,13 @@ class ViTDecoder(_ViT):
         return self.fold(self.out(x[:, : self.patches]).transpose(1, 2))
 
 
+BACKBONES: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "mlp": (MLPEncoder, MLPDecoder),
+    "conv": (ConvEncoder, ConvDecoder),
+    "vit": (ViTEncoder, ViTDecoder),
+}
+
+
 class Reconstruction(NamedTuple):
     """What `Tokenizer.forward` returns."""
 
@@ -177,9 +233,8 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        mlp = config.backbone == "mlp"
-        self.encoder = MLPEncoder(config) if mlp else ViTEncoder(config)
-        self.decoder = MLPDecoder(config) if mlp else ViTDecoder(config)
+        encoder, decoder = BACKBONES[config.backbone]
+        self.encoder, self.decoder = encoder(config), decoder(config)
         self.quantizer = VariableCodebookQuantizer(
             config.codebook_sizes, config.code_dim, config.num_codes,
             balance=config.balance, ema=config.codebook_ema, revive=config.revive,

@@ -99,7 +99,7 @@ class TokenizerShape:
     """The tokenizer beside K_t."""
 
     tokenizer: Annotated[str, _among("tokenizer", _tokenizers)] = setting(
-        "mlp", "size: mlp, mlp-tiny, vit-tiny, vit-s, vit-b or vit-l"
+        "mlp", "size: mlp, mlp-tiny, conv, vit-tiny, vit-s, vit-b or vit-l"
     )
     code_dim: Whole = setting(8, "width of a code vector", ge=1, le=65_536)
     balance: Flag = setting(True, "keep positions with few codes from collapsing")

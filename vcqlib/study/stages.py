@@ -32,7 +32,7 @@ from ..training import autoregressive as ar_training
 from ..training import distributed
 from ..training import tokenizer as tokenizer_training
 from ..training.checkpoints import save_weights
-from ..training.inference import encode_batch, position_bits
+from ..training.inference import both_bits, encode_batch, position_bits
 from ..training.losses import Backbone
 from ..training.run import own_randomness
 from .configuration import Configuration
@@ -215,8 +215,7 @@ def train_ar(
         save_weights(folder / f"snapshot-{step:08d}.safetensors", model)
         (train, test), point = looked_at, {"step": step}
         point["train"] = position_bits(model, *train).tolist()
-        point["held_out"] = position_bits(model, *test).tolist()
-        point["held_out_own"] = position_bits(model, *test, own=True).tolist()
+        point["held_out"], point["held_out_own"] = both_bits(model, *test).tolist()
         if distributed.rank() == 0:
             write_json(folder / f"point-{step:08d}.json", point)
 

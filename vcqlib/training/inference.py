@@ -81,19 +81,26 @@ def reconstruction_error(model: Tokenizer, images: Tensor, batch: int = 1000) ->
 
 
 @torch.no_grad()
-def position_bits(
-    model: ARModel, codes: Codes, labels: Codes, own: bool = False, batch: int = 512
-) -> Tensor:
-    """Mean cross-entropy at each position, bits, float64 [T]; `own` as in `position_losses`.
+def both_bits(model: ARModel, codes: Codes, labels: Codes, batch: int = 128) -> Tensor:
+    """Mean cross-entropy at each position over all entries and over the first K_t, from one pass.
+
+    Bits, float64 [2, T].
 
     Raises:
         ValueError: codes or labels out of range, named.
     """
     device, (codes, labels) = next(model.parameters()).device, model.check(codes, labels)
-    total = torch.zeros(codes.shape[1], dtype=torch.float64)
+    total = torch.zeros(2, codes.shape[1], dtype=torch.float64)
     batch = _at_once(LOGITS, codes.shape[1] * model.config.vocabulary, batch)
     with evaluating(model):
         for c, y in zip(codes.split(batch), labels.split(batch), strict=True):
-            losses = model.position_losses(c.to(device), y.to(device), own)
-            total += losses.double().sum(0).cpu()
+            losses = torch.stack(model.both_losses(c.to(device), y.to(device)))  # [2, b, T]
+            total += losses.double().sum(1).cpu()
     return total / len(codes) / math.log(2)
+
+
+def position_bits(
+    model: ARModel, codes: Codes, labels: Codes, own: bool = False, batch: int = 128
+) -> Tensor:
+    """Mean cross-entropy at each position, bits, float64 [T]; `own` as in `position_losses`."""
+    return both_bits(model, codes, labels, batch)[int(own)]

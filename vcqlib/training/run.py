@@ -12,12 +12,13 @@ with Run("AR model", model, network, recipe, folder, about) as run:
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ class Run:
             if self.folder is not None:
                 stack.enter_context(held(self.folder))
             self.step = self.checkpoints.resume()
+            if self.device.type == "cpu":
+                keep_memory()
+                stack.enter_context(fast_products())
             stack.enter_context(self.checkpoints.watched())
             self.log = stack.enter_context(Log(self.folder, self.step, r.tensorboard))
             self.bar = stack.enter_context(
@@ -272,6 +276,32 @@ def own_randomness(device: torch.device) -> Iterator[None]:
     """Leave the caller's global generators as they were (dropout can use no other)."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Products of fp32 matrices by oneDNN on processors with AVX-512, all in fp32.
+
+    MKL, which torch calls otherwise, uses half of the width of a processor that is not Intel's.
+    torch turns to oneDNN if bf16 is allowed, for which oneDNN has no kernels without AMX: where
+    there is AMX the precision would change, and nothing is done.
+    """
+    cpu, matmul = torch.cpu, torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    if cpu._is_avx512_supported() and not cpu._is_amx_tile_supported():
+        matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def keep_memory() -> None:
+    """Keep up to 512 MiB of what is freed (glibc): to ask the system anew in each step is slow."""
+    with suppress(OSError, AttributeError, TypeError):  # no glibc: nothing to set
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**29)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, its largest value
 
 
 def _need_compiler(device: torch.device) -> None:
