@@ -93,7 +93,7 @@ def encode(
     from ..study import stages
     from ..study.configuration import Configuration
     from ..study.folder import load_model, read_config, weights_digest
-    from ..training.distributed import processes
+    from ..training.distributed import processes, rank
     from ..training.run import memory_advice
 
     if batch < 1:
@@ -114,7 +114,8 @@ def encode(
         source = open_source(named, split, count, size, crop, channels)
         info = {"tokenizer": weights_digest(tokenizer_folder), "data": named, "split": split}
         store = stages.encode(c, model, source, out, info, layout, batch)
-    print(f"{out}: {len(store.codes):,} rows of {len(store.sizes)} codes, {source.crop} crop")
+        if rank() == 0:
+            print(f"{out}: {len(store.codes):,} rows of {len(store.sizes)} codes, {source.crop} crop")
 
 
 def train_ar(

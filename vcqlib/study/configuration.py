@@ -205,12 +205,15 @@ class Configuration:
         found |= {"k_max": self.codes.k_max, "seed": self.seed}
         found["tokenizer"] = _tokenizers()[self.tokenizer.tokenizer]
         if stage != "tokenizer":
-            found |= self._sections("ar", "ar_recipe")
-            found |= {"encoded": self.data.n_images, "flipped": self.flipped}
-            found |= {"ar": _ar_models()[self.ar.ar], "ar_seed": self.recipe("ar").seed}
+            found |= {"encoded": self.data.n_images, "flipped": self.flipped} | self.ar_identity()
         if stage == "samples":
             found |= self._sections("sampling")
         return found
+
+    def ar_identity(self) -> dict[str, Any]:
+        """The AR model's own part of it: what its training depends on, given the codes."""
+        found = self._sections("ar", "ar_recipe")
+        return found | {"ar": _ar_models()[self.ar.ar], "ar_seed": self.recipe("ar").seed}
 
     def _sections(self, *sections: str) -> dict[str, Any]:
         known = flat(type(self))

@@ -56,6 +56,7 @@ class Experiment:
 
     def __init__(self, configuration: Configuration | None = None) -> None:
         self.configuration = self.c = configuration or Configuration()
+        self._samples: dict[int, Samples] = {}
 
     def __repr__(self) -> str:
         return f"Experiment({self.c})"
@@ -199,14 +200,18 @@ class Experiment:
     def samples(self, step: int | None = None) -> Samples:
         """The samples that are judged, of the last step or of a snapshot; a stage of its own."""
         step = step or self.ar.steps[-1]
-        inputs = self._inputs("samples") | {"step": step}
+        if step not in self._samples:
+            self._samples[step] = self._drawn(step)
+        return self._samples[step]
 
+    def _drawn(self, step: int) -> Samples:
         def build(folder: Path) -> None:
             s = self.c.sampling
             how = {f.name: getattr(s, f.name) for f in fields(s) if f.name != "n_samples"}
             write_samples(folder / "samples.npz", self.ar.at(step), self.tokenizer, s.n_samples,
                           flipped=self.c.flipped, **how)  # fmt: skip
 
+        inputs = self._inputs("samples") | {"step": step}
         return read_samples(cache.stage("samples", inputs, build) / "samples.npz")
 
     def marginal_codes(self, n: int, seed: int = 0) -> Tensor:

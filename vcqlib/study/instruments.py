@@ -31,21 +31,18 @@ class Reconstructions:
         self.validation = known.extract(e.decode(rows(e.validation_codes.codes)))
         self.train = known.extract(e.decode(rows(e.codes.codes[:n])))  # as many as samples
 
-    def distances(self, images: Tensor) -> dict[str, float]:
-        """Fréchet and kernel distance of uint8 images to the reconstructed test images."""
-        return self._distances(self.known.extract(images))
-
-    def to_validation(self, images: Tensor) -> float:
-        """Fréchet distance of uint8 images to the reconstructed validation images: to choose by."""
-        return distances.frechet_distance(self.known.extract(images), self.validation)
-
-    def floor(self) -> dict[str, float]:
-        """The same of reconstructed training images: what true codes would score."""
-        return self._distances(self.train)
-
-    def _distances(self, features: np.ndarray) -> dict[str, float]:
+    def distances(self, features: np.ndarray) -> dict[str, float]:
+        """Fréchet and kernel distance of images' features to the reconstructed test images."""
         return {"fd": distances.frechet_distance(features, self.test),
                 "kid": distances.kernel_distance(features, self.test)}  # fmt: skip
+
+    def to_validation(self, features: np.ndarray) -> float:
+        """Fréchet distance to the reconstructed validation images: to choose by."""
+        return distances.frechet_distance(features, self.validation)
+
+    def floor(self) -> dict[str, float]:
+        """The distances of reconstructed training images: what true codes would score."""
+        return self.distances(self.train)
 
 
 def rows(codes: np.ndarray) -> Tensor:
@@ -88,8 +85,8 @@ def forced_prefix(e: Experiment, real: Reconstructions) -> list[float]:
     """
     codes = e.validation_codes.codes[:SEQUENCES]
     labels = e.validation.labels[:SEQUENCES]
-    lengths = range(codes.shape[1] + 1)
-    return [real.distances(redraw(e, codes, m, labels))["fd"] for m in lengths]
+    drawn = (redraw(e, codes, m, labels) for m in range(codes.shape[1] + 1))
+    return [real.distances(real.known.extract(images))["fd"] for images in drawn]
 
 
 def two_sample(e: Experiment, drawn: Tensor) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from torch import Tensor
+import numpy as np
 
 from ..metrics import distances, extractors
 from .configuration import Configuration
@@ -12,7 +12,7 @@ from .experiment import Experiment
 
 
 class Judge:
-    """Features [N, d] of the three splits, and the distance of other images to them."""
+    """The extractor, the features [N, d] of the three splits, and the distance to them."""
 
     def __init__(self, e: Experiment) -> None:
         self.name = extractors.default_extractor(e.c.data.dataset)
@@ -20,13 +20,9 @@ class Judge:
         splits = (e.images, e.validation, e.test)
         self.train, self.validation, self.test = (self.extract(s.images) for s in splits)
 
-    def gfd(self, images: Tensor) -> float:
-        """Fréchet distance of uint8 images to the test images: reported, never chosen by."""
-        return distances.frechet_distance(self.extract(images), self.test)
-
-    def validation_gfd(self, images: Tensor) -> float:
-        """Fréchet distance of uint8 images to the validation images: to choose by."""
-        return distances.frechet_distance(self.extract(images), self.validation)
+    def gfd(self, features: np.ndarray) -> float:
+        """Fréchet distance of other images' features to the test images: reported, never chosen by."""
+        return distances.frechet_distance(features, self.test)
 
 
 @lru_cache(maxsize=2)

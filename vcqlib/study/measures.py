@@ -38,14 +38,34 @@ def _inputs(e: Experiment) -> dict[str, Any]:
             "torch": torch.__version__}  # fmt: skip
 
 
-def metrics(e: Experiment) -> dict:
+class Seen:
+    """What is loaded, drawn and looked at once for all measures of an arm."""
+
+    def __init__(self, e: Experiment) -> None:
+        self.e, self.known, self.run = e, judge(e), e.ar
+        self.real = Reconstructions(e, self.known)
+        self._features: dict[int, np.ndarray] = {}
+
+    def features(self, step: int | None = None) -> np.ndarray:
+        """Of the samples of a step, by default the last."""
+        step = step or self.run.steps[-1]
+        if step not in self._features:
+            self._features[step] = self.known.extract(self.e.samples(step).images)
+        return self._features[step]
+
+
+def metrics(e: Experiment, seen: Seen | None = None) -> dict:
     """What chapters report of one arm: reconstruction, entropy, generation, floors; cached.
 
     Distances are at T = 1 without guidance, at the last step and at the step with the best
     likelihood of validation codes: gFD to the test images, `gfd_train` to the training images, and
     to the reconstructions of the test images (see `instruments`).
     """
-    build = lambda folder: write_json(folder / "metrics.json", _metrics(e))  # noqa: E731
+
+    def build(folder: Path) -> None:
+        check_samples(e)
+        write_json(folder / "metrics.json", _metrics(seen or Seen(e)))
+
     return read_json(cache.stage("metrics", _inputs(e), build) / "metrics.json")
 
 
@@ -53,18 +73,18 @@ def measure(e: Experiment, sweeps: bool = False) -> dict:
     """All metrics of one arm, cached; with `sweeps` also temperatures, guidance and probes."""
 
     def build(folder: Path) -> None:
-        write_json(folder / "measures.json", metrics(e) | _more(e, sweeps))
+        check_samples(e)
+        seen = Seen(e)
+        write_json(folder / "measures.json", metrics(e, seen) | _more(seen, sweeps))
 
     inputs = _inputs(e) | {"sweeps": sweeps}
     return read_json(cache.stage("measures", inputs, build) / "measures.json")
 
 
-def _metrics(e: Experiment) -> dict:
-    check_samples(e)
-    known, run = judge(e), e.ar
+def _metrics(seen: Seen) -> dict:
+    e, known, run, real = seen.e, seen.known, seen.run, seen.real
     reference, train, n = known.test, known.train, e.c.sampling.n_samples
     rebuilt = e.decode(rows(e.test_codes.codes))
-    real = Reconstructions(e, known)
     entropy = conditional_entropy(np.ascontiguousarray(e.codes.codes))
     floor = real.floor()
     result: dict = {
@@ -76,20 +96,19 @@ def _metrics(e: Experiment) -> dict:
         "fd_to_reconstructions_floor": floor["fd"], "kid_to_reconstructions_floor": floor["kid"],
     }  # fmt: skip
     for label, step in (("last", run.steps[-1]), ("best", run.best_step)):
-        images = e.samples(step).images
-        fake, there = known.extract(images), real.distances(images)
-        few = min(len(reference), len(fake))  # precision and recall need equal counts
-        precision, recall = distances.precision_recall(reference[:few], fake[:few])
+        fake = seen.features(step)
+        there, few = real.distances(fake), min(len(reference), len(fake))
+        precision, recall = distances.precision_recall(reference[:few], fake[:few])  # equal counts
         result[label] = {
             "step": step,
-            "gfd": distances.frechet_distance(fake, reference),
+            "gfd": known.gfd(fake),
             "gfd_train": distances.frechet_distance(fake, train),
             "kid": distances.kernel_distance(fake, reference),
             "precision": precision, "recall": recall,
             "fd_to_reconstructions": there["fd"], "kid_to_reconstructions": there["kid"],
         }  # fmt: skip
     result["fd_to_reconstructions"] = result["last"]["fd_to_reconstructions"]
-    marginal = e.decode(e.marginal_codes(n))
+    marginal = known.extract(e.decode(e.marginal_codes(n)))
     result["gfd_marginals"] = known.gfd(marginal)
     result["fd_to_reconstructions_marginals"] = real.distances(marginal)["fd"]
     # as many real images as there are samples: what a perfect generator would score
@@ -97,9 +116,9 @@ def _metrics(e: Experiment) -> dict:
     return result
 
 
-def _more(e: Experiment, sweeps: bool) -> dict:
-    known, run, drawn = judge(e), e.ar, e.samples()
-    real = Reconstructions(e, known)
+def _more(seen: Seen, sweeps: bool) -> dict:
+    e, known, run, real = seen.e, seen.known, seen.run, seen.real
+    drawn = e.samples()
     result: dict = {"curve": run.curve, "best_step": run.best_step}
     result["parameters"] = {
         "tokenizer": _count(e.tokenizer),
@@ -112,20 +131,20 @@ def _more(e: Experiment, sweeps: bool) -> dict:
         label: position_bits(run.at(step), *test).tolist()
         for label, step in (("last", run.steps[-1]), ("best", run.best_step))
     }
-    by_step = {str(step): e.samples(step).images for step in run.steps}
-    result["gfd_by_step"] = {step: known.gfd(images) for step, images in by_step.items()}
+    by_step = {str(step): seen.features(step) for step in run.steps}
+    result["gfd_by_step"] = {step: known.gfd(made) for step, made in by_step.items()}
     result["fd_to_reconstructions_by_step"] = {
-        step: real.distances(images)["fd"] for step, images in by_step.items()
+        step: real.distances(made)["fd"] for step, made in by_step.items()
     }
     result["chosen"] = _chosen(known, real, by_step)
     result["forced_prefix"] = forced_prefix(e, real)
     result["two_sample"] = two_sample(e, drawn.codes)
     if isinstance(known.extract, extractors.ClassifierExtractor):
         result["class_score"] = distances.class_score(known.extract.probabilities(drawn.images))
-    result["copies"] = _copies(e, drawn, known.extract(drawn.images), known)
+    result["copies"] = _copies(e, drawn, seen.features(), known)
     if sweeps:
         result["tuned"] = {
-            name: _tuned(e, known, real, name, values)
+            name: _tuned(seen, name, values)
             for name, values in (("temperature", TEMPERATURES), ("cfg_scale", GUIDANCE))
         }
         result["probe"] = _probes(e)
@@ -134,27 +153,29 @@ def _more(e: Experiment, sweeps: bool) -> dict:
     return result
 
 
-def _chosen(known: Judge, real: Reconstructions, drawn: dict[str, Tensor]) -> dict:
+def _chosen(known: Judge, real: Reconstructions, made: dict[str, np.ndarray]) -> dict:
     """Of several sets of samples the nearest to validation, and what it scores on test."""
-    by = {name: real.to_validation(images) for name, images in drawn.items()}
+    by = {name: real.to_validation(features) for name, features in made.items()}
     best = min(by, key=by.get)
-    there = real.distances(drawn[best])
+    there = real.distances(made[best])
     return {
         "best": best,
         "validation": by,
-        "gfd": known.gfd(drawn[best]),
+        "gfd": known.gfd(made[best]),
         "fd_to_reconstructions": there["fd"],
         "kid_to_reconstructions": there["kid"],
     }
 
 
-def _tuned(
-    e: Experiment, known: Judge, real: Reconstructions, name: str, values: tuple[float, ...]
-) -> dict:
+def _tuned(seen: Seen, name: str, values: tuple[float, ...]) -> dict:
     """`_chosen` of one setting of sampling, at the last step."""
-    plain = getattr(e.c.sampling, name)
-    drawn = {v: e.samples() if v == plain else e.draw(e.ar.model, **{name: v}) for v in values}
-    return _chosen(known, real, {str(v): some.images for v, some in drawn.items()})
+    e, plain = seen.e, getattr(seen.e.c.sampling, name)
+    made = {
+        str(v): seen.features() if v == plain
+        else seen.known.extract(e.draw(e.ar.model, **{name: v}).images)
+        for v in values
+    }  # fmt: skip
+    return _chosen(seen.known, seen.real, made)
 
 
 def _floors(e: Experiment) -> dict:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from itertools import product
 from pathlib import Path
@@ -137,8 +137,9 @@ def compute(runs: Iterable[StudyRun], results: Path) -> Iterator[StudyRun]:
 
 def _record(run: StudyRun, results: Path) -> None:
     if not records.current(results, run):
-        check_samples(run.experiment)
-        records.write(results, run, measure(run.experiment, run.sweeps))
+        e = Experiment(run.experiment.c)  # what it loads goes when it is done
+        check_samples(e)
+        records.write(results, replace(run, experiment=e), measure(e, run.sweeps))
 
 
 def start_workers(path: Path, results: Path, jobs: int) -> list[subprocess.Popen]:

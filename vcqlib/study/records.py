@@ -299,8 +299,9 @@ def _write_sheet(path: Path, e: Experiment) -> None:
     """The first samples of the last model, one row a draw, one column a class; none chosen."""
     rows, columns = SHEET
     classes = e.ar.model.config.classes
-    drawn = e.draw(e.ar.model, rows * classes).images
-    drawn = drawn.unflatten(0, (rows, -1))[:, :columns].flatten(0, 1)
+    drawn = e.samples().images[: rows * classes]
+    drawn = drawn[: len(drawn) // classes * classes].unflatten(0, (-1, classes))
+    drawn = drawn[:, :columns].flatten(0, 1)
     write_sheet(path, drawn, min(columns, classes), padding=1)
 
 

@@ -177,6 +177,8 @@ class ARRun:
         """The model as it was after an evaluated step."""
         if step not in self.steps:
             raise ValueError(f"no snapshot at step {step} (there are {self.steps})")
+        if step == self.steps[-1]:
+            return self.model
         device = self.model.head.weight.device
         return load_model(self.folder, ARModel, device, f"snapshot-{step:08d}.safetensors")
 
@@ -207,7 +209,7 @@ def train_ar(
         restricted_head=c.ar.restricted_head, **autoregressive.PRESETS[c.ar.ar],
     )  # fmt: skip
     recipe = c.recipe("ar")
-    about = {"configuration": c.identity("ar"), "model": shape.to_dict(), "codes": codes.info}
+    about = {"configuration": c.ar_identity(), "model": shape.to_dict(), "codes": codes.info}
     measured = (codes, held_out) if held_out is not None else ()
     looked_at = [_sample(store) for store in measured]
 
