@@ -115,7 +115,9 @@ def encode(
         info = {"tokenizer": weights_digest(tokenizer_folder), "data": named, "split": split}
         store = stages.encode(c, model, source, out, info, layout, batch)
         if rank() == 0:
-            print(f"{out}: {len(store.codes):,} rows of {len(store.sizes)} codes, {source.crop} crop")
+            print(
+                f"{out}: {len(store.codes):,} rows of {len(store.sizes)} codes, {source.crop} crop"
+            )
 
 
 def train_ar(
