@@ -17,7 +17,7 @@ import yaml
 
 from vcqlib.cli.app import main
 from vcqlib.files import write_record
-from vcqlib.lab import judge, measure, plan, records, worlds
+from vcqlib.lab import judge, measure, plan, records, trial, worlds
 from vcqlib.lab.distances import Cloud, energy_distance
 from vcqlib.lab.models import PointTokenizer, Shape, StackedAR, StackedTokenizer, ar_config
 from vcqlib.lab.stack import CLIP, WARMUP, Stack, seeded
@@ -205,6 +205,21 @@ def test_streams_are_repeatable_and_apart():
     same = [torch.rand(3, generator=worlds.stream("a", 1)) for _ in range(2)]
     assert torch.equal(*same)
     assert not torch.equal(same[0], torch.rand(3, generator=worlds.stream("a", 11)))
+
+
+def test_by_heart_is_the_distance_of_training_points_drawn_again_and_again():
+    t = trial.Trial(arms={"a": (2,) * 8}, n=100, passes=(1,), fresh=2000)
+    points_, labels = t.points("training", t.n)
+    draws = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(40):
+        chosen = [
+            torch.nonzero(labels == c)[:, 0] for c in torch.randint(5, (400,), generator=draws)
+        ]
+        rows = [c[torch.randint(len(c), (), generator=draws)] for c in chosen]
+        found.append(energy_distance(Cloud.of(points_[torch.stack(rows)]), trial.truth_of(t)))
+    mean, error = pd.Series(found).mean(), pd.Series(found).sem()
+    assert abs(mean - trial.by_heart(t)) < 4 * error and error < 0.2 * mean
 
 
 # --- trials, plans, records -------------------------------------------------------------------

@@ -153,7 +153,10 @@ def test_the_users_own_file_is_data_too(book: Throwaway) -> None:
     codes.write_bytes(b"one")
     chapter = Chapter("01_first", book.book / "01_first.ipynb")
     (book.root / "link").symlink_to(book.root / "nowhere")
-    values = (str(codes), [f"file:{codes}", "kjv"], str(book.root), f"folder:{book.root}")
+    (book.root / "loop").symlink_to(book.root)
+    (book.root / "again").symlink_to(".")
+    values = (str(codes), [f"file:{codes}", "kjv"], str(book.root), f"folder:{book.root}",
+              f"parquet:{book.root}?label=x")  # fmt: skip
     for value in values:
         before = chapter.key({"k_max": value}, "")
         assert before == chapter.key({"k_max": value}, "")

@@ -33,9 +33,8 @@ def _rows(found: Sequence[Mapping]) -> Iterator[dict]:
             best = min(m["curve"], key=lambda point: point["validation"])
             for point in m["curve"]:
                 yield {
-                    **shared, "arm": arm, "rate": sum(map(math.log2, m["sizes"])),
+                    **shared, "arm": arm, "rate": sum(map(math.log2, r["trial"]["arms"][arm])),
                     "floor": m["floor"], "tokenizer": m["to_truth"], "mse": m["mse"],
-                    "memorised": m["memorised"],
                     "fresh_seen": m["seen"], "cliff": m["cliff"], "cells": m["cells"], **point,
                     "last": point is m["curve"][-1], "chosen": point is best,
                 }  # fmt: skip

@@ -59,14 +59,12 @@ def seen(codes: Tensor, training: Tensor) -> Tensor:
 def run(trials: Sequence[Trial]) -> list[dict[str, dict]]:
     """Measure trials side by side: for each, arm → numbers of its tokenizer, `curve`, `forced`.
 
-    `memorised` is the distance of the training points to the truth, drawn again and again: what a
-    model has that knows them by heart and nothing else. A point of the curve over passes holds
-    bits [T] of training, validation and test codes, energy distances of samples to fresh points
-    (`to_truth`) and to reconstructions of fresh points by the same tokenizer
-    (`to_reconstructions`), and two signs of memorising: the share of samples whose codes are a
-    training sequence (`seen`), and of those closer to a training point than 1 in 100 fresh points
-    (`near`). `forced[m − 1]` is the distance to reconstructions with m codes from test points, at
-    the last point of the curve.
+    A point of the curve over passes holds bits [T] of training, validation and test codes, energy
+    distances of samples to fresh points (`to_truth`) and to reconstructions of fresh points by the
+    same tokenizer (`to_reconstructions`), and two signs of memorising: the share of samples whose
+    codes are a training sequence (`seen`), and of those closer to a training point than 1 in 100
+    fresh points (`near`). `forced[m − 1]` is the distance to reconstructions with m codes from test
+    points, at the last point of the curve.
     """
     data = [TrialData.of(t) for t in trials]
     coded = [
@@ -74,11 +72,7 @@ def run(trials: Sequence[Trial]) -> list[dict[str, dict]]:
         for t, d, models in zip(trials, data, tokenizers(trials), strict=True)
     ]
     found: list[dict[str, dict]] = [
-        {
-            name: {"sizes": list(t.arms[name]), "memorised": d.memorised, "curve": []} | c.measures
-            for name, c in arms.items()
-        }
-        for t, d, arms in zip(trials, data, coded, strict=True)
+        {name: {"curve": [], **c.measures} for name, c in arms.items()} for arms in coded
     ]
     codes = [{name: c.train for name, c in arms.items()} for arms in coded]
     for passes, stopped in train_ar(trials, codes, [d.training.labels for d in data]):

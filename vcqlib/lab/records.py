@@ -76,8 +76,9 @@ def _described(trial: Trial) -> dict[str, Any]:
     return fold(trial) | named | {"arms": arms, "passes": passes, "tokenizer_points": chosen}
 
 
-def _trial(described: Mapping[str, Any]) -> Trial:
-    values = dict(described)
+def trial_of(record: Mapping[str, Any]) -> Trial:
+    """The trial that a record is of."""
+    values = dict(record["trial"])
     names = fold(Shape())
     shape = Shape(**{name: values.pop(name) for name in names})
     return Trial(**values, shape=shape)
@@ -130,7 +131,7 @@ def load(results: str | Path | None = None) -> list[dict]:
 def reproduce(path: str | Path) -> Comparison:
     """Compute a record anew with the code as it is and compare within the stated tolerance."""
     found = read(path)
-    new = _short(measured([_trial(found["trial"])])[0])
+    new = _short(measured([trial_of(found)])[0])
     rows = []
     for arm, old in found["arms"].items():
         for name, tolerance in TOLERANCE.items():

@@ -23,7 +23,7 @@ from ..files import load_tensors, save_tensors
 from ..models.autoregressive import ARModel
 from ..settings import Real, Whole, fold, setting, settings
 from ..study import cache
-from .distances import Cloud, energy_distance
+from .distances import Cloud
 from .models import PointTokenizer, Shape, StackedAR, StackedTokenizer, ar_config
 from .stack import Stack, seeded
 from .worlds import Points, draw, stream, world
@@ -90,25 +90,37 @@ class TrialData:
     test: Points
     reference: Points
     truth: Cloud
-    memorised: float  # distance to the truth of the training points, drawn again and again
     near: float  # distance to the nearest training point that 1 of 100 fresh points undercuts
 
     @classmethod
     def of(cls, trial: Trial) -> TrialData:
         training = trial.points("training", trial.n)
         test = trial.points("test", trial.samples)
-        truth, own = _truth(trial.world, trial.fresh), Cloud.of(training.points)
-        # drawn with repetition two draws may be one point, at distance 0
-        memorised = energy_distance(own, truth) + own.within / own.size
         near = float(np.quantile(nearest(test.points, training.points), 0.01))
         return cls(training, trial.points("validation", 2000), test,
-                   trial.points("reference", trial.fresh), truth, memorised, near)  # fmt: skip
+                   trial.points("reference", trial.fresh), truth_of(trial), near)  # fmt: skip
+
+
+def truth_of(trial: Trial) -> Cloud:
+    """Fresh points, the same for all trials of a world."""
+    return _truth(trial.world, trial.fresh)
 
 
 @lru_cache(maxsize=2)
 def _truth(name: str, n: int) -> Cloud:
-    """The same fresh points for all trials of a world."""
     return Cloud.of(draw(name, n, stream(name, "truth")).points)
+
+
+def by_heart(trial: Trial) -> float:
+    """Distance to the truth of a model that knows the training points and nothing else.
+
+    It takes a class, all with equal chances, and then one of its training points.
+    """
+    points, labels = trial.points("training", trial.n)
+    truth, classes = truth_of(trial), world(trial.world).classes
+    clouds = [Cloud.of(points[labels == c]) for c in range(classes)]
+    apart = sum(x.to(y) for x in clouds for y in clouds) / classes**2  # a point may meet itself
+    return 2 * sum(x.to(truth) for x in clouds) / classes - apart - truth.within
 
 
 def nearest(points: Tensor, training: Tensor) -> np.ndarray:

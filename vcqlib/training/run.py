@@ -286,9 +286,9 @@ def fast_products() -> Iterator[None]:
     torch turns to oneDNN if bf16 is allowed, for which oneDNN has no kernels without AMX: where
     there is AMX the precision would change, and nothing is done.
     """
-    cpu, matmul = torch.cpu, torch.backends.mkldnn.matmul
+    matmul, capability = torch.backends.mkldnn.matmul, torch.backends.cpu.get_cpu_capability()
     before = matmul.fp32_precision
-    if cpu._is_avx512_supported() and not cpu._is_amx_tile_supported():
+    if capability == "AVX512" and not torch.cpu._is_amx_tile_supported():
         matmul.fp32_precision = "bf16"
     try:
         yield
