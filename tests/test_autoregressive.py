@@ -345,7 +345,7 @@ def test_bad_settings_are_named(changes, message):
 def test_config_round_trip_refuses_unknown_names():
     config = make().config
     assert ARConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match="unknown AR setting 'depth'"):
+    with pytest.raises(ValueError, match="unknown setting 'depth' of ARConfig"):
         ARConfig.from_dict(config.to_dict() | {"depth": 3})
 
 

@@ -163,5 +163,5 @@ def test_bad_settings_are_named(changes, message):
 def test_config_round_trip_refuses_unknown_names():
     config = make("vit").config
     assert TokenizerConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match="unknown tokenizer setting 'layers'"):
+    with pytest.raises(ValueError, match="unknown setting 'layers' of TokenizerConfig"):
         TokenizerConfig.from_dict(config.to_dict() | {"layers": 3})

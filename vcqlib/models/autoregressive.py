@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from .guards import Codes, check_codes, check_labels, evaluating, integers
 from .sampler import draw, filter_logits, guidance_scales, uniform
 from .search import runs
-from .transformer import Block, Cache, Dropout, Linear, project, rotary_table
+from .transformer import Block, Cache, Dropout, Linear, ModelConfig, project, rotary_table
 
 
 @dataclass(frozen=True)
-class ARConfig:
+class ARConfig(ModelConfig):
     """Shape of the AR model.
 
     restricted_head (ours, off by default): position t predicts only its first K_t codes, in
@@ -51,21 +51,6 @@ class ARConfig:
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-
-    @property
-    def length(self) -> int:
-        """Number of positions T."""
-        return len(self.codebook_sizes)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> ARConfig:
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown AR setting {sorted(unknown)[0]!r}")
-        return cls(**{**values, "codebook_sizes": tuple(values["codebook_sizes"])})
 
 
 # Sizes by name. B, L and XL count 112.6M, 342.9M and 685.5M parameters at vocabulary 16384.

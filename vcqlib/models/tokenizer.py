@@ -8,7 +8,7 @@ strided convolutions around one linear map, and needs three times as long for a 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from .guards import Codes
 from .quantizer import VariableCodebookQuantizer
-from .transformer import Block, rotary_table
+from .transformer import Block, ModelConfig, rotary_table
 
 BRIGHTEST = 2.0  # pictures resized by a bicubic filter leave [-1, 1] by a little
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(ModelConfig):
     """Everything that fixes a tokenizer's shape. Refused at construction if impossible."""
 
     codebook_sizes: tuple[int, ...]
@@ -56,21 +56,6 @@ class TokenizerConfig:
             raise ValueError(
                 f"image_size {self.image_size} cannot be halved {self.depth} times (depth)"
             )
-
-    @property
-    def length(self) -> int:
-        """Number of positions T."""
-        return len(self.codebook_sizes)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TokenizerConfig:
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown tokenizer setting {sorted(unknown)[0]!r}")
-        return cls(**{**values, "codebook_sizes": tuple(values["codebook_sizes"])})
 
 
 # Sizes by name. mlp: the CPU profiles. vit-b, vit-l: the recipe of arXiv 2605.06137.
