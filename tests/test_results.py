@@ -1,5 +1,6 @@
 """The committed records: complete, current, comparable, above their floors, and reproducible."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,11 @@ def test_a_small_record_is_reproduced(tmp_path, monkeypatch):
     monkeypatch.setenv("VCQ_CACHE", str(tmp_path))
     comparison = records.reproduce(RESULTS / "smoke/main-loglinear-s0.json")
     assert comparison.failed == [], str(comparison)
+
+
+def test_tracked_files_stay_below_45_mb():
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0") if name}
+    assert sum(sizes.values()) < 45e6, sorted(sizes, key=sizes.get)[-5:]
