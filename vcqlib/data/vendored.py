@@ -42,7 +42,7 @@ def manifest(root: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def read_vendored(name: str) -> bytes:
-    """Contents of the vendored file `name` (`.gz` and `.xz` unpacked), after its SHA-256 was checked.
+    """Contents of the vendored file `name`, unpacked, after its SHA-256 was checked.
 
     Raises FileNotFoundError if it is absent and ValueError if a byte of it changed.
     """
