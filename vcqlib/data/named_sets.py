@@ -73,7 +73,8 @@ def _known(labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarra
 def _fashion_mnist(split: str) -> Arrays:
     names = _idx_names(split)
     if manifest():
-        files = [f"fashion-mnist/{name}.gz" for name in names]
+        # xz is smaller by 4 MB, and a second slower
+        files = [f"fashion-mnist/{n}.{p}" for n, p in zip(names, ("xz", "gz"), strict=True)]
         return _idx_set(*(read_idx(read_vendored(file), file) for file in files), FASHION)
     folder = idx_files("FashionMNIST")
     return _idx_set(*(_idx_file(folder / name) for name in names), FASHION)

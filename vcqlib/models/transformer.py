@@ -5,34 +5,9 @@ RMSNorm, rotary positions, QK-norm and GEGLU, no biases, as in LlamaGen and its 
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-class ModelConfig:
-    """What the shapes of both models share: T codes, and JSON for their files."""
-
-    codebook_sizes: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        """Number of positions T."""
-        return len(self.codebook_sizes)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Any:
-        """What `to_dict` gave, of this class; an unknown name is refused."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown setting {sorted(unknown)[0]!r} of {cls.__name__}")
-        return cls(**{**values, "codebook_sizes": tuple(values["codebook_sizes"])})
 
 
 def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> Tensor:
