@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -25,10 +26,7 @@ class Header(NamedTuple):
     @property
     def bytes(self) -> int:
         """Size of the data; in Python integers, so that a forged shape cannot overflow."""
-        count = 1
-        for extent in self.shape:
-            count *= int(extent)
-        return count * self.dtype.itemsize
+        return math.prod(map(int, self.shape)) * self.dtype.itemsize
 
 
 def read_npy(path: str | Path) -> np.ndarray:
@@ -56,18 +54,16 @@ def read_npy(path: str | Path) -> np.ndarray:
 
 def _header(file: IO[bytes], name: object) -> Header:
     try:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(file)
-        else:
-            header = np.lib.format.read_array_header_2_0(file)
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        header = Header(*read(file), file.tell())
+        if any(extent < 0 for extent in header.shape):
+            raise ValueError(f"shape {header.shape}")
     except (ValueError, EOFError) as error:
         raise ValueError(f"{name}: not a .npy array: {one_line(error)}") from None
-    if any(extent < 0 for extent in header[0]):
-        raise ValueError(f"{name}: not a .npy array: shape {header[0]}")
-    if header[2].hasobject:
+    if header.dtype.hasobject:
         raise ValueError(f"{name}: holds Python objects; unpickling is refused: save integers")
-    return Header(*header, file.tell())
+    return header
 
 
 def npz_headers(path: str | Path) -> dict[str, Header | None]:
@@ -76,11 +72,10 @@ def npz_headers(path: str | Path) -> dict[str, Header | None]:
         found: dict[str, Header | None] = {}
         for info in archive.infolist():
             with archive.open(info) as file:
-                try:
-                    header = _header(file, path)
-                except ValueError:
-                    header = None
-            found[info.filename.removesuffix(".npy")] = header
+                name = info.filename.removesuffix(".npy")
+                found[name] = None
+                with suppress(ValueError):
+                    found[name] = _header(file, path)
         return found
 
 
@@ -102,7 +97,7 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
                 if header.start + header.bytes != info.file_size:
                     raise ValueError(f"{name}: cut short or padded: its header does not fit")
                 check_memory(header.bytes, name)
-                flat = np.frombuffer(file.read(header.bytes), header.dtype)
+                flat = np.frombuffer(file.read(), header.dtype)
             arrays[key] = flat.reshape(header.shape, order="F" if header.fortran else "C")
         return arrays
 
