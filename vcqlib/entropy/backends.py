@@ -120,13 +120,6 @@ class NumPyArrays:
         return np.cumsum(mask, dtype=np.int32)
 
     @staticmethod
-    def shared(opens: Any) -> Any:
-        """Which entries of a run structure are in runs of two or more."""
-        keep = ~opens
-        keep[:-1] |= ~opens[1:]
-        return keep
-
-    @staticmethod
     def maps_rows(codes: Any) -> bool:
         """Whether reading by row, in order, saves reading the same page of a file again."""
         return codes.strides[0] > codes.strides[1] and mapped_file(codes) is not None
@@ -213,12 +206,6 @@ class TorchArrays:
     @staticmethod
     def running(mask: Any) -> Any:
         return mask.cumsum(0)
-
-    @staticmethod
-    def shared(opens: Any) -> Any:
-        keep = ~opens
-        keep[:-1] |= ~opens[1:]
-        return keep
 
     @staticmethod
     def repeated(codes: Any, rows: Any, group: Any, groups: int, position: int) -> bool:
