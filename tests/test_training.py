@@ -426,6 +426,16 @@ def test_all_losses_average_and_critic_resume_bit_for_bit(tmp_path, monkeypatch)
     assert (tmp_path / "cut" / "samples" / sheets[0]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_critic_depends_on_the_seed_and_not_on_what_was_drawn_before():
+    losses = Losses(adversarial=0.5, critic_width=4)
+    found = []
+    for seed in (0, 0, 1):
+        model, recipe = tokenizer(), Recipe(3, 16, 1e-3, seed=seed)
+        torch.rand(len(found) + 1)  # whatever else a process has drawn
+        found.append(train_tokenizer(model, images(), recipe, losses=losses).state_dict())
+    assert equal(found[0], found[1]) and not equal(found[0], found[2])
+
+
 def test_held_out_bits_are_logged_by_position(tmp_path):
     labels = torch.arange(50) % 3
     model = train_ar(ar(), codes(), labels, Recipe(**FULL), tmp_path,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -27,7 +27,6 @@ from ..training import distributed
 from ..training.checkpoints import differences, save_weights
 
 WEIGHTS = "weights.safetensors"
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @contextmanager
@@ -60,18 +59,20 @@ def run_folder(
 
     def finish(model: nn.Module) -> None:
         save_weights(folder / WEIGHTS, model)
-        if not first:
-            return
+        if first:
+            write_json(folder / "run.json", about_this_run())
+            for old in folder.glob("step-*"):  # those set aside as damaged too
+                old.unlink()
+        distributed.barrier()  # what one process has written, all may read
+
+    def about_this_run() -> dict[str, Any]:
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-        record = {
+        return {
             "seconds": round(time.time() - start, 1), "processes": distributed.world(),
             "device": gpu or platform.processor() or platform.machine(),
             "python": platform.python_version(), "torch": torch.__version__,
             "vcqlib": __version__, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }  # fmt: skip
-        write_json(folder / "run.json", record)
-        for old in folder.glob("step-*"):  # those set aside as damaged too
-            old.unlink()
 
     try:
         yield finish
@@ -99,8 +100,8 @@ def read_config(folder: Path, network: type[nn.Module]) -> dict[str, Any]:
 
 
 def load_model(
-    folder: Path, network: type[Model], device: torch.device, weights: str = WEIGHTS
-) -> Model:
+    folder: Path, network: type[nn.Module], device: torch.device, weights: str = WEIGHTS
+) -> Any:
     """The trained `Tokenizer` or `ARModel` of a run folder, in eval mode."""
     shape = get_type_hints(network.__init__)["config"]
     model = network(shape.from_dict(read_config(folder, network)["model"]))

@@ -199,9 +199,10 @@ def train_ar(
 ) -> ARRun:
     """Train on the codes, or go on where the folder's last checkpoint stands.
 
-    held_out: codes whose bits at each position are measured on the way, beside as many of the
-        training codes; without them no snapshots are kept.
-    draw: model → uint8 images [n, C, H, W], a sheet of which is written on the way.
+    Args:
+        held_out: codes whose bits at each position are measured on the way, beside as many of the
+            training codes; without them no snapshots are kept.
+        draw: model → uint8 images [n, C, H, W], a sheet of which is written on the way.
     """
     shape = ARConfig(
         codes.sizes, codes.info["model"]["num_codes"], len(codes.info["classes"]),
@@ -214,10 +215,11 @@ def train_ar(
     looked_at = [_sample(store) for store in measured]
 
     def evaluate(model: ARModel, step: int) -> None:
-        save_weights(folder / f"snapshot-{step:08d}.safetensors", model)
         (train, test), point = looked_at, {"step": step}
         point["train"] = position_bits(model, *train).tolist()
         point["held_out"], point["held_out_own"] = both_bits(model, *test).tolist()
+        # last: asking sharded weights for their state shards them again
+        save_weights(folder / f"snapshot-{step:08d}.safetensors", model)
         if distributed.rank() == 0:
             write_json(folder / f"point-{step:08d}.json", point)
 

@@ -20,7 +20,7 @@ from . import distributed
 from .inference import decode, encode, reconstruction_error
 from .losses import ImageLosses
 from .recipe import Losses, Recipe
-from .run import Run
+from .run import Run, own_randomness
 
 PIXELS_ALONE = Losses()
 
@@ -55,7 +55,9 @@ def train_tokenizer(
     r, c, device = recipe, model.config, next(model.parameters()).device
     if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
         raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
-    criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
+    with own_randomness(device):  # the critic's first weights follow from the seed, too
+        torch.manual_seed(r.seed)
+        criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
     distributed.equal(criterion)  # the critic is not wrapped
     about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin,
              "losses": fold(losses)}  # fmt: skip
