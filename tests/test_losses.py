@@ -82,6 +82,19 @@ def test_the_critic_learns_to_tell_two_sets_apart(size, patches):
     assert critic.averages[0] > critic.averages[1]
 
 
+def test_the_critic_starts_by_the_recipes_seed():
+    config = TokenizerConfig((2, 4), 4, 8, 1, width=8, depth=1)
+    images = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    state, trained = Tokenizer(config).state_dict(), []
+    for seed in (1, 2):  # of the global generator: no matter
+        model = Tokenizer(config)
+        model.load_state_dict(state)
+        torch.manual_seed(seed)
+        losses = Losses(adversarial=1.0, critic_width=4)
+        trained.append(train_tokenizer(model, images, Recipe(3, 10), losses=losses))
+    assert torch.equal(*(model.decoder.out.weight for model in trained))
+
+
 def test_hinge_and_lecam_by_hand():
     critic = PatchCritic(1, 8, width=4)
     critic.forward = lambda x: x.mean((1, 2, 3), keepdim=True)

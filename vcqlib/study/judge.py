@@ -6,7 +6,6 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import must
 from ..metrics import distances, extractors
 from .configuration import Configuration
 from .experiment import Experiment
@@ -24,6 +23,10 @@ class Judge:
     def gfd(self, images: Tensor) -> float:
         """Fréchet distance of uint8 images to the test images: reported, never chosen by."""
         return distances.frechet_distance(self.extract(images), self.test)
+
+    def validation_gfd(self, images: Tensor) -> float:
+        """Fréchet distance of uint8 images to the validation images: to choose by."""
+        return distances.frechet_distance(self.extract(images), self.validation)
 
 
 @lru_cache(maxsize=2)
@@ -49,5 +52,8 @@ def check_samples(e: Experiment) -> None:
     counts = {"n_samples": e.c.sampling.n_samples, "n_images": len(known.train),
               "held-out images": held_out}  # fmt: skip
     for what, count in counts.items():
-        must(count > width, what, f"above {width}, the features of the extractor {known.name!r} by "
-             f"which {e.c.data.dataset} is judged", count)  # fmt: skip
+        if count <= width:
+            raise ValueError(
+                f"{what} must be above {width}, the features of the extractor {known.name!r} by "
+                f"which {e.c.data.dataset} is judged, got {count}"
+            )

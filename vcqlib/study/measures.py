@@ -100,10 +100,12 @@ def _metrics(e: Experiment) -> dict:
 def _more(e: Experiment, sweeps: bool) -> dict:
     known, run, drawn = judge(e), e.ar, e.samples()
     real = Reconstructions(e, known)
-    counts = (sum(p.numel() for p in model.parameters()) for model in (e.tokenizer, run.model))
-    parameters = (*counts, run.model.config.vocabulary)
     result: dict = {"curve": run.curve, "best_step": run.best_step}
-    result["parameters"] = dict(zip(("tokenizer", "ar", "vocabulary"), parameters, strict=True))
+    result["parameters"] = {
+        "tokenizer": _count(e.tokenizer),
+        "ar": _count(run.model),
+        "vocabulary": run.model.config.vocabulary,
+    }
     result |= _floors(e)
     test = rows(e.test_codes.codes), torch.from_numpy(e.test_codes.labels)
     result["test_bits"] = {
@@ -112,8 +114,9 @@ def _more(e: Experiment, sweeps: bool) -> dict:
     }
     by_step = {str(step): e.samples(step).images for step in run.steps}
     result["gfd_by_step"] = {step: known.gfd(images) for step, images in by_step.items()}
-    result["fd_to_reconstructions_by_step"] = {k: real.distances(v)["fd"]
-                                               for k, v in by_step.items()}  # fmt: skip
+    result["fd_to_reconstructions_by_step"] = {
+        step: real.distances(images)["fd"] for step, images in by_step.items()
+    }
     result["chosen"] = _chosen(known, real, by_step)
     result["forced_prefix"] = forced_prefix(e, real)
     result["two_sample"] = two_sample(e, drawn.codes)
@@ -121,8 +124,10 @@ def _more(e: Experiment, sweeps: bool) -> dict:
         result["class_score"] = distances.class_score(known.extract.probabilities(drawn.images))
     result["copies"] = _copies(e, drawn, known.extract(drawn.images), known)
     if sweeps:
-        grids = {"temperature": TEMPERATURES, "cfg_scale": GUIDANCE}
-        result["tuned"] = {k: _tuned(e, known, real, k, values) for k, values in grids.items()}
+        result["tuned"] = {
+            name: _tuned(e, known, real, name, values)
+            for name, values in (("temperature", TEMPERATURES), ("cfg_scale", GUIDANCE))
+        }
         result["probe"] = _probes(e)
         result["prefix_mse"] = _prefix_errors(e)
         result["class_kept"] = _class_kept(e, known)
@@ -133,8 +138,14 @@ def _chosen(known: Judge, real: Reconstructions, drawn: dict[str, Tensor]) -> di
     """Of several sets of samples the nearest to validation, and what it scores on test."""
     by = {name: real.to_validation(images) for name, images in drawn.items()}
     best = min(by, key=by.get)
-    there = {f"{k}_to_reconstructions": v for k, v in real.distances(drawn[best]).items()}
-    return {"best": best, "validation": by, "gfd": known.gfd(drawn[best])} | there
+    there = real.distances(drawn[best])
+    return {
+        "best": best,
+        "validation": by,
+        "gfd": known.gfd(drawn[best]),
+        "fd_to_reconstructions": there["fd"],
+        "kid_to_reconstructions": there["kid"],
+    }
 
 
 def _tuned(
@@ -149,11 +160,17 @@ def _tuned(
 def _floors(e: Experiment) -> dict:
     """What knowing nothing costs: each code by its own frequency, and the mean training image."""
     codes = e.codes.codes
-    unigram = [conditional_entropy(np.ascontiguousarray(codes[:, [t]])).total_bits
-               for t in range(codes.shape[1])]  # fmt: skip
+    unigram = [
+        conditional_entropy(np.ascontiguousarray(codes[:, [t]])).total_bits
+        for t in range(codes.shape[1])
+    ]
     mean = to_float(e.images.images).mean(0)
     error = (to_float(e.test.images) - mean).square().mean()
     return {"unigram": unigram, "mean_image_mse": float(error)}
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _copies(e: Experiment, drawn: Samples, features: np.ndarray, known: Judge) -> dict:
@@ -177,14 +194,18 @@ def _probes(e: Experiment) -> dict[str, list[float]]:
     n = min(len(e.images), PROBED) if e.device.type == "cpu" else len(e.images)
     own, other = e.codes.codes[:n], e.test_codes.codes
     y, y_test = e.images.labels[:n], e.test.labels
-    images, images_test = e.images.images[:n], e.test.images
     readings = {
-        "encoder outputs": (encoder_outputs(e, images), encoder_outputs(e, images_test)),
+        "encoder outputs": (
+            encoder_outputs(e, e.images.images[:n]),
+            encoder_outputs(e, e.test.images),
+        ),
         "code vectors": (code_vectors(e, own), code_vectors(e, other)),
         "one-hot codes": (own, other),
     }
-    return {name: distances.prefix_probe(x, y, x_test, y_test, device=e.device.type).tolist()
-            for name, (x, x_test) in readings.items()}  # fmt: skip
+    return {
+        reading: distances.prefix_probe(x, y, x_test, y_test, device=e.device.type).tolist()
+        for reading, (x, x_test) in readings.items()
+    }
 
 
 def _prefix_errors(e: Experiment) -> list[float]:
@@ -216,11 +237,13 @@ def _class_kept(e: Experiment, known: Judge) -> dict[str, float]:
 def encoder_outputs(e: Experiment, images: Tensor) -> Tensor:
     """Continuous vectors [N, T, d] of uint8 images, in the order in which the AR model reads."""
     parts = [e.tokenizer.features(to_float(x).to(e.device)).cpu() for x in images.split(1000)]
-    return torch.cat(parts).flip((1,) if e.c.flipped else ())
+    return torch.cat(parts).flip(1) if e.c.flipped else torch.cat(parts)
 
 
 @torch.inference_mode()
 def code_vectors(e: Experiment, codes: np.ndarray) -> Tensor:
     """Quantized vectors [N, T, d] of codes [N, T], in the same order."""
-    turn = (1,) if e.c.flipped else ()
-    return e.tokenizer.quantizer.decode(rows(codes).to(e.device).flip(turn)).flip(turn).cpu()
+    found, quantizer = rows(codes).to(e.device), e.tokenizer.quantizer
+    if e.c.flipped:
+        return quantizer.decode(found.flip(1)).flip(1).cpu()
+    return quantizer.decode(found).cpu()
