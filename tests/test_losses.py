@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
 from vcqlib.training.losses import Backbone, ImageLosses, PatchCritic, Perceptual
-from vcqlib.training.recipe import Losses
+from vcqlib.training.recipe import Losses, Recipe
+from vcqlib.training.tokenizer import train_tokenizer
 
 
 def pictures(seed=0, channels=3, size=32):
