@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from ..checks import one_line
+
+DIMENSIONS = 32  # the most that NumPy 1 has
+PARSING = threading.Lock()  # CPython 3.11 parses a literal in one thread at a time, or fails
 
 
 class Header(NamedTuple):
@@ -48,7 +52,7 @@ def read_npy(path: str | Path) -> np.ndarray:
             f"{path}: {size - needed} bytes follow its array {header.shape}: "
             "save one array a file, or several as .npz"
         )
-    if 0 in header.shape:
+    if not header.bytes:
         raise ValueError(f"{path}: empty: shape {header.shape}")
     order = "F" if header.fortran else "C"
     return np.memmap(path, header.dtype, "r", header.start, header.shape, order)
@@ -57,13 +61,17 @@ def read_npy(path: str | Path) -> np.ndarray:
 def _header(file: IO[bytes], name: object) -> Header:
     try:
         version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(file)
-        else:
-            header = np.lib.format.read_array_header_2_0(file)
-    except (ValueError, EOFError) as error:
+        with PARSING:
+            if version == (1, 0):
+                header = np.lib.format.read_array_header_1_0(file)
+            else:
+                header = np.lib.format.read_array_header_2_0(file)
+    except OSError:
+        raise
+    except Exception as error:  # a literal can be damaged in as many ways as Python has errors
         raise ValueError(f"{name}: not a .npy array: {one_line(error)}") from None
-    if any(extent < 0 for extent in header[0]):
+    whole = all(type(extent) is int and extent >= 0 for extent in header[0])
+    if not whole or len(header[0]) > DIMENSIONS:
         raise ValueError(f"{name}: not a .npy array: shape {header[0]}")
     if header[2].hasobject:
         raise ValueError(f"{name}: holds Python objects; unpickling is refused: save integers")

@@ -36,6 +36,7 @@ from .image_folder import (
     walk,
 )
 from .pictures import open_image
+from .token_parquet import index_columns
 
 WINDOW = 16  # row groups that are shuffled together, and held in memory
 KINDS = {  # the type that `datasets` gives such a column, and its usual names
@@ -43,7 +44,7 @@ KINDS = {  # the type that `datasets` gives such a column, and its usual names
     "label": ("ClassLabel", ("label", "labels", "class", "category", "target", "cls")),
 }
 MOST_CLASSES = 1_000_000
-ROW_NUMBER = re.compile(r"(^|_)(id|idx|index)$", re.IGNORECASE)
+NO_LABEL = re.compile(r"(^|_)(id|idx|index|width|height|size)$", re.IGNORECASE)
 
 
 class ParquetFiles:
@@ -70,6 +71,7 @@ class ParquetFiles:
         except ImportError:
             raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from None
         folder, options = split_options(str(place))
+        _read.cache_clear()  # whose files may have been replaced
         self._root = existing_folder(folder)
         files = _files(self._root)
         with _readable(self._root):
@@ -208,15 +210,6 @@ def _features(schema: Any) -> dict[str, dict]:
         return {}
 
 
-def _index(schema: Any) -> list[str]:
-    """Names of the columns in which pandas keeps its index."""
-    try:
-        columns = json.loads(schema.metadata[b"pandas"])["index_columns"]
-        return [name for name in columns if isinstance(name, str)]
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
 def _is_text(kind: Any) -> bool:
     return str(kind) in ("string", "large_string", "string_view")
 
@@ -235,7 +228,7 @@ def _fits(kind: Any, what: str) -> bool:
 
 def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
     """The image or the label column of a file, or one line on how to say which it is."""
-    index = _index(schema)
+    index = index_columns(schema)
     fitting = {f.name: f.type for f in schema if _fits(f.type, what) and f.name not in index}
     if asked is not None:
         if asked not in fitting:
@@ -247,8 +240,8 @@ def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
     for found in (
         [name for name in fitting if features.get(name, {}).get("_type") == feature],
         [name for name in fitting if name.lower() in usual],
-        # a text is a caption as often as a class, a number may be the row's own
-        [n for n, kind in fitting.items() if not (_is_text(kind) or re.search(ROW_NUMBER, n))],
+        # a text is a caption as often as a class, a number may be the row's own or a size
+        [n for n, kind in fitting.items() if not (_is_text(kind) or NO_LABEL.search(n))],
     ):
         if len(found) == 1:
             return found[0]

@@ -35,7 +35,18 @@ from .code_store import open_codes
 from .npy import Header, npz_headers, read_npy, read_npz, whole_zip
 from .token_json import read_json_tokens
 from .token_parquet import read_parquet
-from .tokens import Blocks, Tokens, ambiguous, gather, join, known_codes, label_name, named, natural
+from .tokens import (
+    Blocks,
+    Tokens,
+    ambiguous,
+    gather,
+    join,
+    known_codes,
+    label_name,
+    named,
+    natural,
+    no_labels,
+)
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".parquet", ".jsonl", ".ndjson", ".json")
 CONTAINERS, JSON = (".npz", ".pt", ".pth"), (".jsonl", ".ndjson", ".json")
@@ -121,7 +132,7 @@ def _read_container(path: Path, columns: Sequence[str]) -> Tokens:
         _no_names(columns, path)
         names = [BARE]
     else:
-        names = named(columns, held, path) if columns else known_codes(held) or matrices
+        names = named(columns, held, path) if columns else known_codes(held) or no_labels(matrices)
     if not columns and len(names) != 1:
         raise ambiguous(path, held)
     label = label_name([name for name in arrays if name not in names])

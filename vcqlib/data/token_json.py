@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import one_line
 from ..progress import bar
 from .npy import check_memory
-from .tokens import Blocks, Tokens, ambiguous, gather, known_codes, label_name, named
+from .tokens import Blocks, Tokens, ambiguous, gather, known_codes, label_name, named, no_labels
 
 PARSED = 8  # bytes in memory for one of JSON text, at most
 
@@ -73,7 +73,7 @@ class _Rows:
         if self.columns:
             self.keys = named(self.columns, record, self.path)
         else:
-            self.keys = known_codes(lists) or lists
+            self.keys = known_codes(lists) or no_labels(lists)
         if len(self.keys) != 1 and not self.columns:
             raise ambiguous(self.path, {k: type(v).__name__ for k, v in record.items()})
         self.label = label_name([key for key in record if key not in self.keys])

@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import one_line
 from ..progress import bar
 from .npy import check_memory
-from .tokens import Blocks, Tokens, ambiguous, gather, known_codes, label_name, named
+from .tokens import Blocks, Tokens, ambiguous, gather, known_codes, label_name, named, no_labels
 
 ROWS = 1 << 13  # rows decoded at once
 
@@ -91,8 +91,9 @@ def _choose(schema: Any, label: str | None, path: Path) -> list[str]:
     """Names of the token columns, in the order of positions."""
     import pyarrow as pa
 
-    index = _index_columns(schema)
+    index = index_columns(schema)
     lists = [f.name for f in schema if _is_list(pa, f.type) and f.name not in index]
+    lists = no_labels(lists)
     whole = [
         f.name for f in schema if pa.types.is_integer(f.type) and f.name not in {*index, label}
     ]
@@ -127,11 +128,14 @@ def _in_order(names: list[str], path: Path) -> list[str]:
     return [numbers[n] for n in sorted(numbers)]
 
 
-def _index_columns(schema: Any) -> set[str]:
+def index_columns(schema: Any) -> set[str]:
     """Columns in which pandas stored a table's index."""
-    stored = (schema.pandas_metadata or {}).get("index_columns", [])
-    generic = {name for name in schema.names if re.fullmatch(r"__index_level_\d+__", name)}
-    return generic | {name for name in stored if isinstance(name, str)}
+    found = {name for name in schema.names if re.fullmatch(r"__index_level_\d+__", name)}
+    try:
+        stored = schema.pandas_metadata["index_columns"]
+        return found | {name for name in stored if isinstance(name, str)}
+    except (KeyError, TypeError, ValueError):  # no note of pandas, or one that is none
+        return found
 
 
 def _is_list(pa: Any, kind: Any) -> bool:

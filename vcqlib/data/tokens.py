@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import holds_integers, unknown_name
+from ..checks import holds_integers, printable, unknown_name
 from .npy import check_memory
 
 LABEL_NAMES = ("labels", "label", "class_id", "class_ids", "y")
@@ -51,6 +51,7 @@ class Tokens:
 
 def _listed(names: Sequence[str]) -> str:
     """Names, shortened where there are many."""
+    names = [printable(name) for name in names]
     if len(names) <= LISTED:
         return ", ".join(names)
     return f"{', '.join(names[:2])} … {names[-1]} ({len(names)})"
@@ -71,9 +72,14 @@ def known_codes(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.lower() in CODE_NAMES]
 
 
+def no_labels(names: Iterable[str]) -> list[str]:
+    """Those names that do not say that they are labels: several a row are no tokens."""
+    return [name for name in names if name.lower() not in LABEL_NAMES]
+
+
 def ambiguous(path: Path, held: Mapping[str, str]) -> ValueError:
     """The error where no name decides; `held`: name → what it is."""
-    shown = [f"{name} {what}" for name, what in held.items()]
+    shown = [f"{printable(name)} {what}" for name, what in held.items()]
     return ValueError(
         f"{path}: what of it holds the tokens? It has {_listed(shown) or 'nothing'}. Name it with "
         "--columns (columns=…); several, such as scales from coarse to fine, are joined in this "
