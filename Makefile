@@ -63,7 +63,7 @@ minimal: ## the library alone: Python 3.12, torch 2.11, no compiler (PYTHON312=/
 	  "torch==2.11.*" "torchvision==0.26.*" pytest pytest-timeout hypothesis \
 	  vector-quantize-pytorch -e ".[models,images]"
 	CC= CXX= PATH=$(CURDIR)/tests/no_compiler $(abspath $(MINIMAL))/bin/python -m pytest -q \
-	  $(addprefix tests/test_,$(addsuffix .py,training commands distributed losses loaders \
+	  $(addprefix tests/test_,$(addsuffix .py,training commands distributed losses loaders pipeline cache \
 	  quantizer tokenizer transformer autoregressive codes theory schedules entropy))
 
 # An empty environment for the base install, another one for the tool that builds.

@@ -18,7 +18,6 @@ import argparse
 import ctypes
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -35,6 +34,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from machine import hardware  # noqa: E402
 
 from vcqlib import codebook_sizes, conditional_entropy  # noqa: E402
 from vcqlib.files import write_record  # noqa: E402
@@ -245,18 +246,6 @@ def measure(case: str, n: int, length: int) -> dict:
         "sequences": rows,
         "extra_columns": extra * scale / (8 * rows),
         "first_bits": [] if "floor" in case else [float(b) for b in bits[:FIRST]],
-    }
-
-
-def hardware() -> dict:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_before": os.getloadavg()[0],
     }
 
 

@@ -19,6 +19,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import machine  # noqa: E402
+
 from vcqlib.files import write_record  # noqa: E402
 
 NOT_MEASURED = "not measured"
@@ -39,16 +41,8 @@ def devices() -> list[str]:
 
 
 def hardware() -> dict:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_before": round(os.getloadavg()[0], 2),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else NOT_MEASURED,
-    }
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else NOT_MEASURED
+    return machine.hardware() | {"gpu": gpu}
 
 
 def best_seconds(runs: dict[str, Callable], repeats: int) -> dict[str, float]:

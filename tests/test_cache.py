@@ -46,14 +46,39 @@ def process(code, cache_folder):
 
 def test_built_once_for_each_set_of_inputs():
     log = []
-    first = cache.stage("thing", {"x": 1}, builder(log), cliff_position)
-    assert cache.stage("thing", {"x": 1}, builder(log), cliff_position) == first
+    first = cache.stage("thing", {"x": 1}, builder(log))
+    assert cache.stage("thing", {"x": 1}, builder(log)) == first
     assert len(log) == 1 and (first / "a.txt").read_text() == "result"
-    others = [("thing", {"x": 2}), ("other", {"x": 1}), ("thing", {"x": 1})]
-    for arguments, code in zip(others, (cliff_position, cliff_position, None), strict=True):
-        assert cache.stage(*arguments, builder(log), code) != first
-    assert len(log) == 4
-    assert cache.key("a", {"x": 1, "y": 2}) == cache.key("a", {"y": 2, "x": 1})
+    for others in (("thing", {"x": 2}), ("other", {"x": 1})):
+        assert cache.stage(*others, builder(log)) != first
+    assert len(log) == 3
+    ours = cache.key("a", {"x": 1, "y": 2}, builder)
+    assert ours == cache.key("a", {"y": 2, "x": 1}, builder)
+    assert ours != cache.key("a", {"x": 1, "y": 2}, cliff_position)  # code of the library counts
+
+
+def test_the_root_is_the_clones_whatever_the_working_directory(tmp_path, monkeypatch):
+    """A chapter that Jupyter opens in book/ finds what `make book` trained."""
+    monkeypatch.delenv("VCQ_CACHE")
+    code = "from vcqlib.study import cache; print(cache.root())"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        ).stdout.strip()
+        for place in (ROOT, ROOT / "book", tmp_path)
+    }  # fmt: skip
+    assert found == {str(ROOT.resolve() / "build" / "cache")}
+    monkeypatch.setenv("VCQ_CACHE", "mine")
+    monkeypatch.chdir(tmp_path)
+    assert cache.root() == tmp_path / "mine"
+
+
+def test_without_a_clone_the_root_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.delenv("VCQ_CACHE")
+    monkeypatch.setenv("VCQ_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(cache, "LIBRARY", tmp_path / "site-packages" / "vcqlib")
+    assert cache.root() == tmp_path / "data"
 
 
 def test_a_failed_build_leaves_no_result():
@@ -105,7 +130,7 @@ stage("thing", {}, build)
     running.send_signal(signal.SIGKILL)
     running.wait()
     running.stdout.close()
-    stage = folder / cache.key("thing", {})
+    stage = folder / cache.key("thing", {}, builder)
     assert (stage / "a.txt").exists() and not (stage / "done.json").exists()
     log = []
     assert cache.stage("thing", {}, builder(log)) == stage
@@ -118,7 +143,7 @@ def test_busy_stages_are_put_off_then_waited_for(folder):
 
     def hold():
         folder.mkdir()
-        with FileLock(folder / (cache.key("A", {}) + ".lock")):
+        with FileLock(folder / (cache.key("A", {}, builder) + ".lock")):
             held.set()
             done.wait(60)
 
@@ -158,7 +183,7 @@ def test_only_code_changes_the_key(edit, same, tmp_path):
     def f():
         pass
 
-    f.__module__ = "vcqlib.module"
+    f.__module__, f.__qualname__ = "vcqlib.module", "f"
     source = '# why\ndef f(x):\n    """Doc."""\n    y = "text"\n    return x + 1\n'
     found = []
     for name, text in (("a", source), ("b", source.replace(*edit))):

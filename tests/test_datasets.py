@@ -23,7 +23,7 @@ from vcqlib.data.image_sets import (
 )
 from vcqlib.study.configuration import Configuration
 
-TEST_FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+TEST_FILES = ("t10k-images-idx3-ubyte.xz", "t10k-labels-idx1-ubyte.gz")
 
 
 def same(a, b):
@@ -219,7 +219,7 @@ def test_a_missing_file_is_named_with_its_cure(copied_data):
     with pytest.raises(FileNotFoundError) as error:
         load_images("fashion-mnist", "test")
     message = str(error.value)
-    assert TEST_FILES[0] in message and "4383619 bytes" in message and "\n" not in message
+    assert TEST_FILES[0] in message and "3778460 bytes" in message and "\n" not in message
     assert f"git checkout -- data/fashion-mnist/{TEST_FILES[0]}" in message
 
 

@@ -159,7 +159,7 @@ def test_wrong_sources_are_refused(tmp_path, parquet):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_source("parquet:/no/such", "train", None, 8)
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "p/data/train-9.parquet")
-    with pytest.raises(ValueError, match="train-9.parquet needs a column of image bytes"):
+    with pytest.raises(ValueError, match="train-9.parquet: needs a column of image bytes"):
         open_source(parquet, "train", None, 8)
     (tmp_path / "other").mkdir()
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other/train.parquet")

@@ -147,12 +147,12 @@ SETTINGS = {
     "empty pictures": (lambda: ev.reconstruction(*[np.zeros((2, 1, 0, 8), np.uint8)] * 2), "empty"),
     "bytes beside features": (
         lambda: ev.nearest_training(np.zeros((2, 16), np.uint8), np.full((3, 16), 200.0)),
-        r"training must be uint8 images, or floats in \[-1, 1\]: got float64 from 200",
+        r"training must be uint8 images, or floats in \[-1, 1\], got float64 from 200",
     ),
     "bytes in int64": (
         lambda: ev.nearest_training(np.zeros((2, 1, 4, 4), np.uint8),
                                     np.full((2, 1, 4, 4), 200)),
-        r"training must be uint8 images, or floats in \[-1, 1\]: got int64 from 200 to 200",
+        r"training must be uint8 images, or floats in \[-1, 1\], got int64 from 200 to 200",
     ),
     "other layout": (
         lambda: ev.nearest_training(np.zeros((2, 3, 8, 8)), np.zeros((2, 8, 8, 3))),
@@ -332,7 +332,7 @@ def test_vectors_of_another_kind_are_refused_where_they_enter(case: str) -> None
 
 
 PICTURES = {
-    "bytes as floats": (lambda x: x * 127.5 + 127.5, r"must lie in \[-1, 1\], got -?\d.* to 2"),
+    "bytes as floats": (lambda x: x * 127.5 + 127.5, r"must be in \[-1, 1\], got -?\d.* to 2"),
     "NaN": (lambda x: x * math.nan, "got nan to nan"),
     "bytes": (lambda x: x.byte(), "must be float"),
 }
@@ -392,9 +392,9 @@ def test_a_loop_that_meets_one_stops_and_the_model_is_still_good(options, monkey
         return to_float(pictures) * (math.nan if len(states) == 5 else 1)
 
     monkeypatch.setattr(module, "to_float", fifth_is_spoilt)
-    recipe = Recipe(8, 10, 1e-3, losses=Losses(adversarial=0.1, critic_width=4))
+    losses = Losses(adversarial=0.1, critic_width=4)
     with pytest.raises(FloatingPointError, match="loss is nan at step 5"):
-        train_tokenizer(model, images, recipe)
+        train_tokenizer(model, images, Recipe(8, 10, 1e-3), losses=losses)
     for key, value in model.state_dict().items():
         assert torch.equal(value, states[-1][key]), key
     assert all(p.grad is None for p in model.parameters())

@@ -210,7 +210,7 @@ def _what_is_drawn(model, _, labels, seed=0, first=0, flipped=False, **how) -> t
 
 
 def test_one_record_asks_for_little_and_draws_and_looks_at_nothing_twice(here, counts) -> None:
-    """Before: 45 stages asked for, 221 files hashed, 44 loads of weights, samples drawn 5 times."""
+    """Before: 45 stages, 221 hashes, 44 loads of weights, the same samples drawn five times."""
     e = Experiment(Configuration.of(TINY | {"n_samples": 100}))
     found = measures.measure(e, sweeps=True)
     drawn = {key: n for key, n in counts.items() if key[0] == "drawn"}

@@ -361,7 +361,7 @@ def test_two_processes_move_the_rows_as_one(tmp_path):
     [
         ({"codebook_sizes": (2, 1), "dim": 4}, "K_2 = 1 is outside"),
         ({"codebook_sizes": (2, 9), "dim": 4, "num_codes": 8}, r"K_2 = 9 is outside 2\.\.8"),
-        ({"codebook_sizes": (), "dim": 4}, "codebook_sizes is empty"),
+        ({"codebook_sizes": (), "dim": 4}, "codebook_sizes must be .*, got none"),
         ({"codebook_sizes": (2,), "dim": 0}, "dim must be at least 1, got 0"),
         ({"codebook_sizes": (2,), "dim": 4, "distance": "l2"}, "distance must be .* got 'l2'"),
         ({"codebook_sizes": (2,), "dim": 4, "ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),

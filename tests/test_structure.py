@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 
+import library_map  # noqa: E402
 import rooms  # noqa: E402
 
 ORDER = ({"ground"}, {"theory"}, {"data", "models"}, {"training", "entropy", "metrics"}, {"study"},
@@ -94,3 +97,24 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_readme_and_the_map_say_what_the_code_is() -> None:
+    text = (library_map.rooms.LIBRARY.parent / "README.md").read_text("utf-8")
+    assert text == library_map.readme(text), "run: python book/_ext/library_map.py"
+    root = rooms.LIBRARY.parent
+    for what, where, _ in library_map.TASKS:
+        for place in re.findall(r"`([^`]+)`", where):
+            assert (root / place).exists(), f"{what}: {place}"
+
+
+def test_the_drawings_hold_every_room_and_every_step() -> None:
+    for drawing, names in (
+        (library_map.rooms_drawing(), {f"vcqlib.{room}" for room in rooms.rooms()} - {
+            f"vcqlib.{rooms.GROUND}"}),
+        (library_map.way_drawing(), set(library_map.WAY)),
+    ):  # fmt: skip
+        texts = {text.text for text in ElementTree.fromstring(drawing).iter("text")}
+        assert names <= texts
+    lower = [room for some in library_map.storeys() for room in some]
+    assert all(lower.index(a) > lower.index(b) for a, b in library_map.stairs())

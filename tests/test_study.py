@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from vcqlib.cli import app as cli
+from vcqlib.data.vendored import read_vendored
 from vcqlib.files import write_record
-from vcqlib.study import measures, plan, records
+from vcqlib.study import measures, plan, records, stages
 from vcqlib.study.configuration import Configuration
 from vcqlib.study.experiment import Experiment
+from vcqlib.training.run import memory_advice
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {
@@ -236,6 +239,50 @@ def test_a_run_that_fails_is_named_and_keeps_no_other_from_being_computed(comput
     assert "few-uniform-s0 failed: n_samples must be above 16, the features" in said.err
     assert "runs that failed, for the reasons above: few-uniform-s0" in said.err
     assert not list((folder / "results/tiny").glob("few*"))
+
+
+def _too_large(*_):
+    with memory_advice("out of memory: choose a smaller model"):
+        torch.empty(2**55)  # 128 PiB
+
+
+def _no_package(*_):
+    import a_package_that_nobody_has  # noqa: F401
+
+
+def _no_file(*_):
+    return read_vendored("fashion-mnist/gone.gz")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (_too_large, "out of memory: choose a smaller model"),
+        (_no_package, "No module named 'a_package_that_nobody_has'"),
+        (_no_file, "gone.gz is not listed"),
+    ],
+)
+def test_one_arm_that_cannot_be_computed_leaves_the_others(
+    trouble, said, computed, folder, tmp_path, monkeypatch, capsys
+):
+    """Whatever goes wrong with one arm while it is trained, the others are recorded."""
+    arms = {"broken": {"schedule": "linear"}, **CONTENT["arms"]}
+    groups = [{"name": "few", "arms": ["broken", "uniform", "reversed"], "set": {"ar_steps": 10}}]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONTENT | {"arms": arms, "groups": groups}))
+    original = stages.train_tokenizer
+
+    def train(c, *arguments):
+        if c.codes.schedule == "linear":
+            trouble()
+        return original(c, *arguments)
+
+    monkeypatch.setattr(stages, "train_tokenizer", train)
+    assert cli.main(["study", str(path), "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "few-broken-s0 failed: " in error and said in error
+    assert "runs that failed, for the reasons above: few-broken-s0" in error
+    assert sorted(r["arm"] for r in records.load("tiny", tmp_path)) == ["reversed", "uniform"]
 
 
 def test_slurm_gets_one_task_a_run(computed, folder, tmp_path, monkeypatch, capsys):

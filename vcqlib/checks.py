@@ -17,6 +17,12 @@ def unknown_name(kind: str, value: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {shown}: {hint or 'known: ' + (', '.join(known) or 'none')}")
 
 
+def must(holds: object, name: str, what: str, value: object) -> None:
+    """Raise ValueError `NAME must be WHAT, got VALUE` unless it holds."""
+    if not holds:
+        raise ValueError(f"{name} must be {what}, got {value}")
+
+
 def integer(value: object, name: str, least: int | None = None) -> int:
     """`value` as a Python integer: any integer type counts, NumPy's too; bool and float do not.
 

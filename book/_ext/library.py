@@ -9,12 +9,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import library_map
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # vcqlib of this very clone
-OTHERS = "<!-- other modules -->"
-MODULE = "### {0}\n\n```{{eval-rst}}\n.. automodule:: vcqlib.{0}\n   :members:\n```\n"
+FROM_CODE = {
+    "<!-- every module -->": library_map.reference,
+    "<!-- rooms -->": lambda: library_map.raw(library_map.rooms_drawing()),
+    "<!-- way -->": lambda: library_map.raw(library_map.way_drawing()),
+    "<!-- tasks -->": library_map.tasks,
+    "<!-- what each module is -->": library_map.every_module,
+}
 CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
@@ -62,14 +68,10 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def complete(app: Sphinx, page: str, source: list[str]) -> None:
-    """Put the modules that the page has not named where it says so: none is forgotten."""
-    if OTHERS in source[0]:
-        paths = [path.relative_to(ROOT / "vcqlib") for path in (ROOT / "vcqlib").rglob("[!_]*.py")]
-        names = sorted(
-            ".".join(path.with_suffix("").parts) for path in paths if path.parts[0] != "cli"
-        )
-        missing = [name for name in names if f"automodule:: vcqlib.{name}\n" not in source[0]]
-        source[0] = source[0].replace(OTHERS, "\n".join(map(MODULE.format, missing)))
+    """Put what is made from the code where the page says so."""
+    for place, made in FROM_CODE.items():
+        if place in source[0]:
+            source[0] = source[0].replace(place, made())
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -207,13 +207,19 @@ def test_a_failing_chapter_is_named_and_the_others_still_run(book: Throwaway) ->
     assert not partial.exists()
 
 
-def test_a_chapter_past_its_time_limit_is_ended(book: Throwaway) -> None:
+def sleeping(book: Throwaway) -> Path:
+    """Give the book a chapter that sleeps; returns the file in which its kernel leaves its id."""
     pid = book.root / "pid.txt"
     book.chapter(
         "01_first",
         code=f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
         "time.sleep(600)",
     )
+    return pid
+
+
+def test_a_chapter_past_its_time_limit_is_ended(book: Throwaway) -> None:
+    pid = sleeping(book)
     path = book.book / "profiles" / "tiny.yaml"
     path.write_text(path.read_text().replace("timeout: 60", "timeout: 12"))
     done = book.build("tiny", "--no-html", "--only", "01")
@@ -241,12 +247,7 @@ def test_two_builds_of_one_profile_wait_for_each_other(book: Throwaway) -> None:
 
 
 def test_an_ended_build_leaves_no_process_behind(book: Throwaway) -> None:
-    pid = book.root / "pid.txt"
-    book.chapter(
-        "01_first",
-        code=f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
-        "time.sleep(600)",
-    )
+    pid = sleeping(book)
     command = [sys.executable, str(ROOT / "book" / "build.py"), "tiny", "--no-html"]
     command += ["--book", str(book.book)]
     build = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=book.root)

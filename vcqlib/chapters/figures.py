@@ -289,8 +289,8 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
             style = {"color": _COLOURS[i], "marker": "osD^v"[i % 5], "capsize": 2}
             cell.errorbar(x, ratio, (ratio - low, high - ratio), label=label, **style)
         cell.set(xscale="log", yscale="log", title=title)
-        cell.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         for axis in (cell.xaxis, cell.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
     for cell in ax[-1]:

@@ -115,9 +115,8 @@ def encode(
         info = {"tokenizer": weights_digest(tokenizer_folder), "data": named, "split": split}
         store = stages.encode(c, model, source, out, info, layout, batch)
         if rank() == 0:
-            print(
-                f"{out}: {len(store.codes):,} rows of {len(store.sizes)} codes, {source.crop} crop"
-            )
+            rows, length = store.codes.shape
+            print(f"{out}: {rows:,} rows of {length} codes, {source.crop} crop")
 
 
 def train_ar(

@@ -26,7 +26,7 @@ from .image_sets import (
     load_images,
     open_files,
     parse_name,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -188,23 +188,12 @@ def stream(
         yield batch
 
 
-@dataclass(frozen=True)
 class Decoded:
     """A data set in memory, behind the names of `Files`."""
 
-    data: ImageSet
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.data.labels.numpy()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.data.classes
-
-    @property
-    def channels(self) -> int:
-        return self.data.channels
+    def __init__(self, data: ImageSet) -> None:
+        self.data, self.labels = data, data.labels.numpy()
+        self.classes, self.channels = data.classes, data.channels
 
     def open(self, i: int) -> Image:
         from PIL import Image

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..checks import holds_integers, integer
-from ..files import put, read_json, read_record, scratch_path, sha256_file, write_record
+from ..files import put, read_record, scratch_path, sha256_file, write_record
 from .npy import read_npy
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1  # that of vcqlib.files: the sidecar is a record
 LARGEST = 1 << 32  # codebook size
 Layout = Literal["position-major", "image-major"]
+ARRAY = re.compile(r"(codes|labels)-[0-9a-f]{16}\.npy")
 RESIDENT_SHARE = 0.25  # of the memory that is free on a GPU; the rest is the model's
 
 
@@ -64,20 +64,14 @@ class CodeWriter:
                 raise TypeError(f"{what} must be integers, got {array.dtype}")
             if array.dtype == np.uint64 and int(array.max(initial=0)) >= 1 << 63:
                 raise ValueError(f"{what} must be below 2^63, got {array.max()}")
-        if codes.ndim != 2 or codes.shape[1] != len(self._sizes) or labels.shape != codes.shape[:1]:
-            raise ValueError(
-                f"codes {codes.shape}, labels {labels.shape} and {len(self._sizes)} sizes "
-                "do not fit"
-            )
+        if codes.shape != (*labels.shape, len(self._sizes)) or labels.ndim != 1:
+            raise ValueError(f"codes {codes.shape}, labels {labels.shape} and "
+                             f"{len(self._sizes)} sizes do not fit")  # fmt: skip
         if end > len(self._codes):
             raise ValueError(f"the store holds {len(self._codes)} rows, got {end}")
-        wrong = np.argwhere((codes < 0) | (codes >= self._sizes))
-        if len(wrong):
-            n, t = wrong[0]
-            raise ValueError(
-                f"code {codes[n, t]} of image {self.written + n} at position {t + 1} is outside "
-                f"0..{self._sizes[t] - 1}"
-            )
+        for n, t in np.argwhere((codes < 0) | (codes >= self._sizes))[:1]:
+            raise ValueError(f"code {codes[n, t]} of image {self.written + n} at position {t + 1} "
+                             f"is outside 0..{self._sizes[t] - 1}")  # fmt: skip
         self._codes[self.written : end] = codes
         self._labels[self.written : end] = labels
         self.written = end
@@ -123,18 +117,12 @@ def code_writer(
             del codes, writer._codes
             np.save(beside, labels, allow_pickle=False)
             digests = {"codes": sha256_file(ours), "labels": sha256_file(beside)}
-            sidecar = {
-                "layout": layout,
-                "images": rows,
-                "sizes": sizes,
-                "files": digests,
-                "info": info or {},
-            }
+            sidecar = {"layout": layout, "images": rows, "sizes": sizes, "info": info or {}}
             with _locked(folder):
-                before = _arrays(folder)
+                before = {p for p in folder.glob("*.npy") if ARRAY.fullmatch(p.name)}
                 for name, temporary in (("codes", ours), ("labels", beside)):
                     put(temporary, _array(folder, name, digests[name]))
-                write_record(folder / "codes.json", sidecar)
+                write_record(folder / "codes.json", sidecar | {"files": digests})
                 for path in before - {_array(folder, *item) for item in digests.items()}:
                     path.unlink(missing_ok=True)
     except BaseException:
@@ -163,24 +151,6 @@ def _locked(folder: Path, shared: bool = False) -> Iterator[None]:
 def _array(folder: Path, name: str, digest: str) -> Path:
     """Where the array with this SHA-256 lies."""
     return folder / f"{name}-{digest[:16]}.npy"
-
-
-def _found(folder: Path, name: str, digest: str) -> Path:
-    """Where it lies in a store that may be of version 0.1, which wrote `codes.npy`."""
-    path, plain = _array(folder, name, digest), folder / f"{name}.npy"
-    return plain if plain.exists() and not path.exists() else path
-
-
-def _arrays(folder: Path) -> set[Path]:
-    """The arrays of the store that is there, and of writers that were killed."""
-    found = {
-        p for p in folder.glob("*.npy") if re.fullmatch(r"(codes|labels)-[0-9a-f]{16}", p.stem)
-    }
-    try:
-        files = read_record(folder / "codes.json")["files"].items()
-        return found | {_found(folder, name, digest) for name, digest in files}
-    except (OSError, ValueError, KeyError, AttributeError):  # no store, or a damaged one
-        return found
 
 
 def _take_space(path: Path) -> None:
@@ -222,10 +192,6 @@ def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
 
 def _open(folder: Path, verify: bool) -> CodeStore:
     path = folder / "codes.json"
-    if (found := read_json(path)) and isinstance(found, dict) and found.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: format {found.get('format')!r} is not {FORMAT}; encode the images again"
-        )
     sidecar = read_record(path)
     digests, sizes = sidecar.get("files"), sidecar.get("sizes")
     whole = {"layout", "images", "info"} <= sidecar.keys() and isinstance(sizes, list)
@@ -233,12 +199,12 @@ def _open(folder: Path, verify: bool) -> CodeStore:
         raise ValueError(f"{path} is no sidecar of a code store")
     if not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests.values()):
         raise ValueError(f"{path}: its SHA-256s are none: {digests}")
-    paths = {name: _found(folder, name, digest) for name, digest in digests.items()}
-    if missing := [path for path in paths.values() if not path.exists()]:
-        raise FileNotFoundError(f"{missing[0]} is missing: encode the images again")
-    for name, digest in digests.items() if verify else ():
-        if sha256_file(paths[name]) != digest:
-            raise ValueError(f"{paths[name]} is damaged: its SHA-256 is not the recorded one")
+    paths = {name: _array(folder, name, digest) for name, digest in digests.items()}
+    for name, place in paths.items():
+        if not place.exists():
+            raise FileNotFoundError(f"{place} is missing: encode the images again")
+        if verify and sha256_file(place) != digests[name]:
+            raise ValueError(f"{place} is damaged: its SHA-256 is not the recorded one")
     codes, labels = read_npy(paths["codes"]), np.array(read_npy(paths["labels"]))
     codes = codes.T if sidecar["layout"] == "position-major" else codes
     expected = (sidecar["images"], len(sizes))
@@ -254,19 +220,10 @@ def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarra
     """
     import torch
 
-    if device.type != "cuda":
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    if store.codes.nbytes > RESIDENT_SHARE * free:
         return store.codes
-    if store.codes.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return store.codes
-    held = torch.from_numpy(np.array(store.codes, order="C"))
-    return held.view(_signed(held)).to(device).view(held.dtype)
-
-
-def _signed(codes: torch.Tensor) -> torch.dtype:
-    """The signed type as wide as an unsigned one, which few kernels know; else the type itself."""
-    import torch
-
-    return {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype, codes.dtype)
+    return torch.from_numpy(np.array(store.codes, order="C")).to(device)
 
 
 def take(
@@ -278,7 +235,9 @@ def take(
     if isinstance(codes, np.ndarray):
         batch = torch.from_numpy(codes[rows.cpu().numpy()].astype(np.int64))
         return batch.to(device, non_blocking=True)
-    batch = codes.view(_signed(codes))[rows.to(codes.device)].to(torch.int64)
-    if codes.dtype in (torch.uint16, torch.uint32):
+    # few kernels know the unsigned types
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(codes.dtype)
+    batch = codes.view(signed or codes.dtype)[rows.to(codes.device)].to(torch.int64)
+    if signed:
         batch &= (1 << 8 * codes.element_size()) - 1  # undo the sign
     return batch.to(device)

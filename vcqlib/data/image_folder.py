@@ -85,7 +85,7 @@ def walk(folder: Path, skipped: Counter | None = None) -> list[Path]:
                     heapq.heappush(links, path)
                 elif not link and entry.is_dir():
                     real.append(path)
-                elif entry.is_file() if not link else os.path.isfile(path) or _broken(path):
+                elif not os.path.exists(path) or entry.is_file():  # a dead link: said by its reader
                     found.append(path)
                 else:
                     skipped["pipes and devices"] += 1
@@ -100,11 +100,6 @@ def existing_folder(folder: str | Path) -> Path:
             raise NotADirectoryError(f"{path} is a file: give the folder of the images")
         raise FileNotFoundError(f"folder {path} does not exist")
     return path
-
-
-def _broken(link: str) -> bool:
-    """Whether a link leads nowhere: kept, so that whoever reads it says what is missing."""
-    return not os.path.exists(link)
 
 
 def hidden(name: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from ..checks import integer, unknown_name
+from ..extras import missing
 from ..files import atomic_path
 from ..progress import bar
 
@@ -162,7 +163,14 @@ def load_images(
     check_request(split, channels, n_images=n_images, image_size=image_size, at_most=at_most)
     kind, argument = parse_name(dataset)
     if kind == "synthetic":
-        images, labels, classes = _drawn(argument, split, n_images or at_most, seed, image_size)
+        from .synthetic import SHAPES, draw
+
+        classes = SHAPES
+        size, depth = map(int, argument.split("x"))
+        count = n_images or at_most or (1000 if split == "train" else 200)
+        # an odd and an even stream, so that no test image is also a training image
+        stream = 2 * seed + (split == "test")
+        images, labels = draw(count, image_size or size, depth, stream)
     elif kind in ("folder", "parquet"):
         files = open_files(dataset, split)
         chosen = choose(dataset, files.labels, n_images, seed, at_most)
@@ -175,7 +183,10 @@ def load_images(
         chosen = choose(dataset, labels, n_images, seed, at_most)
         images, labels = images[chosen], labels[chosen]
     pixels = to_channels(torch.from_numpy(np.ascontiguousarray(images)), channels)
-    pixels = _resize(pixels, image_size)
+    if image_size is not None and pixels.shape[-2:] != (image_size, image_size):
+        from torchvision.transforms.v2.functional import resize
+
+        pixels = resize(pixels, [image_size, image_size], antialias=True)
     return ImageSet(dataset, pixels, torch.from_numpy(labels.astype(np.int64)), classes)
 
 
@@ -193,10 +204,13 @@ def check_request(split: str, channels: int | None = None, **counts: int | None)
 def open_files(dataset: str, split: Split) -> Files:
     """The files of "folder:PATH" or "parquet:PATH", found but not decoded."""
     kind, place = parse_name(dataset)
-    if kind == "folder":
-        from .image_folder import FolderFiles as Reader
-    else:
-        from .parquet import ParquetFiles as Reader
+    try:
+        if kind == "folder":
+            from .image_folder import FolderFiles as Reader
+        else:
+            from .parquet import ParquetFiles as Reader
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
     return Reader(place, split)
 
 
@@ -204,16 +218,18 @@ def choose(
     name: str, labels: np.ndarray, n: int | None, seed: int, at_most: int | None = None
 ) -> np.ndarray:
     """Indices of the first n images in the seed's order, which takes the classes in turn."""
-    if n is None and at_most is not None:
-        n = min(at_most, len(labels))
-    if n is None:
+    if n is None and at_most is None:
         return np.arange(len(labels))
+    n = min(at_most, len(labels)) if n is None else n
     if n > len(labels):
         raise ValueError(f"n_images={n} but {name} has {len(labels)} images in this split")
+    import pandas
+
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    by_class = np.argsort(labels[shuffled], kind="stable")
-    round_of = np.empty(len(labels), dtype=np.int64)  # how many of its class come before
-    round_of[by_class] = np.concatenate([np.arange(count) for count in np.bincount(labels)])
+    in_turn = labels[shuffled]
+    round_of = (
+        pandas.Series(in_turn).groupby(in_turn).cumcount()
+    )  # how many of its class are before
     # within a round the order stays shuffled, so that no class is always first
     return shuffled[np.argsort(round_of, kind="stable")][:n]
 
@@ -227,30 +243,10 @@ def _decode(files: Files, rows: np.ndarray, size: int | None, channels: int) -> 
         image = files.open(row)
         pixels = to_pixels(image if size is None else fit(image, size), channels)
         if images is None:
-            images = np.empty((len(rows), *pixels.shape), dtype=np.uint8)
+            images, first = np.empty((len(rows), *pixels.shape), np.uint8), image.size
         if pixels.shape != images.shape[1:]:
-            (h, w), (h0, w0) = pixels.shape[1:], images.shape[2:]
-            first = files.name(int(rows[0]))
-            raise ValueError(f"{files.name(row)} is {w}x{h}, {first} is {w0}x{h0}: set image_size")
+            here, there = ("{}x{}".format(*sides) for sides in (image.size, first))
+            raise ValueError(f"{files.name(row)} is {here}, {files.name(int(rows[0]))} is {there}: "
+                             "set image_size")  # fmt: skip
         images[place] = pixels
     return images
-
-
-def _resize(images: Tensor, size: int | None) -> Tensor:
-    if size is None or images.shape[-2:] == (size, size):
-        return images
-    from torchvision.transforms.v2.functional import resize
-
-    return resize(images, [size, size], antialias=True)
-
-
-def _drawn(
-    argument: str, split: Split, n: int | None, seed: int, image_size: int | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    from .synthetic import SHAPES, draw
-
-    size, channels = map(int, argument.split("x"))
-    n = n or {"train": 1000, "test": 200}[split]
-    # an odd and an even stream, so that no test image is also a training image
-    images, labels = draw(n, image_size or size, channels, seed=2 * seed + (split == "test"))
-    return images, labels, SHAPES

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import zipfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from ..checks import one_line
+
 
 DIMENSIONS = 32  # the most that NumPy 1 has
 PARSING = threading.Lock()  # CPython 3.11 parses a literal in one thread at a time, or fails
@@ -29,10 +31,7 @@ class Header(NamedTuple):
     @property
     def bytes(self) -> int:
         """Size of the data; in Python integers, so that a forged shape cannot overflow."""
-        count = 1
-        for extent in self.shape:
-            count *= int(extent)
-        return count * self.dtype.itemsize
+        return math.prod(map(int, self.shape)) * self.dtype.itemsize
 
 
 def read_npy(path: str | Path) -> np.ndarray:
@@ -60,22 +59,20 @@ def read_npy(path: str | Path) -> np.ndarray:
 
 def _header(file: IO[bytes], name: object) -> Header:
     try:
-        version = np.lib.format.read_magic(file)
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         with PARSING:
-            if version == (1, 0):
-                header = np.lib.format.read_array_header_1_0(file)
-            else:
-                header = np.lib.format.read_array_header_2_0(file)
+            header = Header(*read(file), file.tell())
+        whole = all(type(extent) is int and extent >= 0 for extent in header.shape)
+        if not whole or len(header.shape) > DIMENSIONS:
+            raise ValueError(f"shape {header.shape}")
     except OSError:
         raise
     except Exception as error:  # a literal can be damaged in as many ways as Python has errors
         raise ValueError(f"{name}: not a .npy array: {one_line(error)}") from None
-    whole = all(type(extent) is int and extent >= 0 for extent in header[0])
-    if not whole or len(header[0]) > DIMENSIONS:
-        raise ValueError(f"{name}: not a .npy array: shape {header[0]}")
-    if header[2].hasobject:
+    if header.dtype.hasobject:
         raise ValueError(f"{name}: holds Python objects; unpickling is refused: save integers")
-    return Header(*header, file.tell())
+    return header
 
 
 def npz_headers(path: str | Path) -> dict[str, Header | None]:
@@ -84,11 +81,10 @@ def npz_headers(path: str | Path) -> dict[str, Header | None]:
         found: dict[str, Header | None] = {}
         for info in archive.infolist():
             with archive.open(info) as file:
-                try:
-                    header = _header(file, path)
-                except ValueError:
-                    header = None
-            found[info.filename.removesuffix(".npy")] = header
+                name = info.filename.removesuffix(".npy")
+                found[name] = None
+                with suppress(ValueError):
+                    found[name] = _header(file, path)
         return found
 
 
@@ -110,7 +106,7 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
                 if header.start + header.bytes != info.file_size:
                     raise ValueError(f"{name}: cut short or padded: its header does not fit")
                 check_memory(header.bytes, name)
-                flat = np.frombuffer(file.read(header.bytes), header.dtype)
+                flat = np.frombuffer(file.read(), header.dtype)
             arrays[key] = flat.reshape(header.shape, order="F" if header.fortran else "C")
         return arrays
 

@@ -20,21 +20,16 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
+import pyarrow
 import torch
 from PIL import Image
+from pyarrow import parquet, types
+from pyarrow.dataset import dataset
 from torch import Tensor
 
 from ..checks import one_line
 from ..progress import say
-from .image_folder import (
-    channels_of,
-    existing_folder,
-    files_digest,
-    mode_or_none,
-    split_of,
-    split_options,
-    walk,
-)
+from . import image_folder as folders
 from .pictures import open_image
 from .token_parquet import index_columns
 
@@ -62,17 +57,13 @@ class ParquetFiles:
     An epoch shuffles the row groups, and the rows within `WINDOW` neighbouring groups, so that a
     group is read once by each worker and not once for every image.
 
-    Raises ImportError without pyarrow, FileNotFoundError and ValueError for what is not there.
+    Raises FileNotFoundError and ValueError for what is not there.
     """
 
     def __init__(self, place: str | Path, split: str) -> None:
-        try:
-            from pyarrow.dataset import dataset
-        except ImportError:
-            raise ImportError("reading Parquet needs pyarrow: pip install pyarrow") from None
-        folder, options = split_options(str(place))
+        folder, options = folders.split_options(str(place))
+        self._root = folders.existing_folder(folder)
         _read.cache_clear()  # whose files may have been replaced
-        self._root = existing_folder(folder)
         files = _files(self._root)
         with _readable(self._root):
             self._splits = {name: dataset(paths, format="parquet") for name, paths in files.items()}
@@ -108,8 +99,7 @@ class ParquetFiles:
             (first, a), (other, b) = list(found.items())[:2]
             raise ValueError(f"{b.path} has columns {other}, {a.path} has {first}")
         ((image, label), part) = next(iter(found.items()))
-        names = _features(part.physical_schema).get(label, {}).get("names") or ()
-        return image, label, tuple(names)
+        return image, label, tuple(_features(part.physical_schema, label).get("names") or ())
 
     @cached_property
     def channels(self) -> int:
@@ -119,11 +109,11 @@ class ParquetFiles:
         def modes() -> Iterator[str | None]:
             for path, group, _ in groups:
                 for value in _read(path, group, self._image):
-                    yield mode_or_none(BytesIO(_content(value) or b""), path)
+                    yield folders.mode_or_none(BytesIO(_content(value) or b""), path)
 
         paths = sorted({Path(path) for path, *_ in groups})
         count = sum(rows for *_, rows in groups)
-        return channels_of(modes(), count, lambda: files_digest(paths, self._root))
+        return folders.channels_of(modes(), count, lambda: folders.files_digest(paths, self._root))
 
     def _place(self, i: int) -> tuple[str, int, int]:
         """File, row group and row of image i."""
@@ -157,10 +147,10 @@ class ParquetFiles:
 def _files(folder: Path) -> dict[str, list[str]]:
     """Split → its files, sorted."""
     found: dict[str, list[str]] = {}
-    for path in walk(folder):
+    for path in folders.walk(folder):
         if path.suffix.lower() == ".parquet":
             names = path.name, path.relative_to(folder).parent.name
-            own, above = (split_of(re.split("[-_.]", name)[0]) for name in names)
+            own, above = (folders.split_of(re.split("[-_.]", name)[0]) for name in names)
             if split := own or above:
                 found.setdefault(split, []).append(str(path))
     return found
@@ -175,21 +165,17 @@ def _groups(files: Any) -> Iterator[tuple[str, int, int]]:
 @contextmanager
 def _readable(what: object) -> Iterator[None]:
     """Turn what Arrow says of damage into one line that names the place."""
-    from pyarrow import ArrowException
-
     try:
         yield
     except FileNotFoundError:
         raise
-    except (ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{what} cannot be read ({one_line(error)})") from None
 
 
 @lru_cache(maxsize=WINDOW)
 def _read(path: str, group: int, column: str) -> Any:
     """One row group's image column; each worker keeps the last few."""
-    import pyarrow.parquet as parquet
-
     with _readable(f"{path}, row group {group}"):
         file = parquet.ParquetFile(path)
         return file.read_row_group(group, [column], use_threads=False)[column]
@@ -201,12 +187,11 @@ def _content(value: Any) -> bytes | None:
     return value.get("bytes") if isinstance(value, dict) else value
 
 
-def _features(schema: Any) -> dict[str, dict]:
-    """What `datasets` wrote about its columns."""
+def _features(schema: Any, column: str) -> dict[str, Any]:
+    """What `datasets` wrote about a column."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return {name: about for name, about in features.items() if isinstance(about, dict)}
-    except (AttributeError, KeyError, TypeError, ValueError):
+        return dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"][column])
+    except (KeyError, TypeError, ValueError):
         return {}
 
 
@@ -216,8 +201,6 @@ def _is_text(kind: Any) -> bool:
 
 def _fits(kind: Any, what: str) -> bool:
     """Whether a column of this type can hold images, or labels."""
-    from pyarrow import types
-
     if what == "image":
         place = kind.get_field_index("bytes") if types.is_struct(kind) else -1
         kind = kind.field(place).type if place >= 0 else kind
@@ -230,44 +213,35 @@ def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
     """The image or the label column of a file, or one line on how to say which it is."""
     index = index_columns(schema)
     fitting = {f.name: f.type for f in schema if _fits(f.type, what) and f.name not in index}
-    if asked is not None:
-        if asked not in fitting:
-            names = ", ".join(sorted(fitting)) or "none"
-            raise ValueError(f"{path} has no {what} column {asked!r}; there are {names}")
+    if asked in fitting:
         return asked
+    if asked is not None:
+        names = ", ".join(sorted(fitting)) or "none"
+        raise ValueError(f"{path} has no {what} column {asked!r}; there are {names}")
     feature, usual = KINDS[what]
-    features = _features(schema)
     for found in (
-        [name for name in fitting if features.get(name, {}).get("_type") == feature],
+        [name for name in fitting if _features(schema, name).get("_type") == feature],
         [name for name in fitting if name.lower() in usual],
         # a text is a caption as often as a class, a number may be the row's own or a size
         [n for n, kind in fitting.items() if not (_is_text(kind) or NO_LABEL.search(n))],
     ):
         if len(found) == 1:
             return found[0]
-    if not fitting:
-        raise ValueError(
-            f"{path} needs a column of image bytes and one of labels, integers or texts"
-        )
-    raise ValueError(
-        f"{path}: which column is the {what}, {' or '.join(sorted(fitting))}? Add ?{what}=NAME to "
-        "the name of the data set"
-    )
+    which = f"which column is the {what}, {' or '.join(sorted(fitting))}? Add ?{what}=NAME"
+    wanted = "needs a column of image bytes and one of labels, integers or texts"
+    raise ValueError(f"{path}: {which if fitting else wanted}")
 
 
 def _labels(files: Any, column: str, root: Path) -> np.ndarray:
     """The labels of a pyarrow data set, int64 or texts (object) [N]."""
-    from pyarrow import types
-
     with _readable(f"{root}, column {column!r}"):
         values = files.to_table(columns=[column])[column]
-        if types.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
     if values.null_count:
         raise ValueError(f"{root}: {values.null_count:,} rows have no {column}")
     if not len(values):
         raise ValueError(f"{root} has no images in {files.files[0]}")
-    return np.array(values.to_pylist(), dtype=object if _is_text(values.type) else np.int64)
+    found = values.to_pylist()
+    return np.array(found, dtype=object if isinstance(found[0], str) else np.int64)
 
 
 def _numbered(

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ..checks import holds_integers, integer, unknown_name
+from ..extras import missing
 from ..files import user_path
 from .vendored import read_vendored
 
@@ -28,7 +29,6 @@ TEXTS = {
 }
 # GPT-2's split into words before merging (Radford et al. 2019, encoder.py of openai/gpt-2)
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-MISSING = "{} is not installed: pip install 'vcqlib[text]'"
 
 
 class TextTokenizer(Protocol):
@@ -82,9 +82,7 @@ def _python_sources() -> str:
 def _tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     """`tokens` as int64, or a line that names the first that is none of the vocabulary."""
     tokens = np.asarray(tokens)
-    if not tokens.size:
-        return tokens.astype(np.int64)
-    if not holds_integers(tokens):
+    if tokens.size and not holds_integers(tokens):
         raise TypeError(f"tokens must be integers, got {tokens.dtype}")
     wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(wrong):
@@ -115,10 +113,8 @@ class GPT2Tokenizer:
     vocab_size = 50_257
 
     def __init__(self) -> None:
-        try:
-            import tiktoken
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(MISSING.format("tiktoken")) from error
+        import tiktoken
+
         self._encoding = tiktoken.Encoding(
             "gpt2",
             pat_str=GPT2_PATTERN,
@@ -158,10 +154,8 @@ class TrainedBPE:
     """
 
     def __init__(self, corpus: str, vocab_size: int) -> None:
-        try:
-            from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(MISSING.format("tokenizers")) from error
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
         self._bytes = frozenset(corpus.encode("utf-8"))
         if vocab_size < len(self._bytes):
             raise ValueError(
@@ -189,9 +183,7 @@ class TrainedBPE:
         return self._tokenizer.decode(_tokens(tokens, self.vocab_size).tolist())
 
 
-@cache
-def _cached_gpt2() -> GPT2Tokenizer:
-    return GPT2Tokenizer()
+_gpt2 = cache(GPT2Tokenizer)
 
 
 def text_tokenizer(kind: str, corpus: str | None = None) -> TextTokenizer:
@@ -199,16 +191,17 @@ def text_tokenizer(kind: str, corpus: str | None = None) -> TextTokenizer:
 
     Raises ValueError for an unknown kind, a bad V, or `bpe:V` without a corpus.
     """
-    if kind == "bytes":
-        return ByteTokenizer()
-    if kind == "gpt2":
-        return _cached_gpt2()
     base, _, size = kind.partition(":")
-    if base != "bpe" or not size.isdecimal() or int(size) < 2:
+    if kind not in ("bytes", "gpt2") and (base != "bpe" or not size.isdecimal() or int(size) < 2):
         raise unknown_name("text tokenizer", kind, ["gpt2", "bytes", "bpe:256"])
-    if not corpus:
+    if base == "bpe" and not corpus:
         raise ValueError(f"{kind} is trained on a text: give corpus=load_text(…)")
-    return TrainedBPE(corpus, int(size))
+    try:
+        if kind == "bytes":
+            return ByteTokenizer()
+        return _gpt2() if kind == "gpt2" else TrainedBPE(corpus, int(size))
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
 
 
 def windows(tokens: np.ndarray, n: int, length: int, seed: int = 0) -> np.ndarray:

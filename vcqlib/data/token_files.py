@@ -29,24 +29,13 @@ from typing import Any
 import numpy as np
 
 from ..checks import holds_integers, is_tensor
+from ..extras import missing
 from ..files import load_foreign, user_path
 from ..progress import bar
 from .code_store import open_codes
 from .npy import Header, npz_headers, read_npy, read_npz, whole_zip
 from .token_json import read_json_tokens
-from .token_parquet import read_parquet
-from .tokens import (
-    Blocks,
-    Tokens,
-    ambiguous,
-    gather,
-    join,
-    known_codes,
-    label_name,
-    named,
-    natural,
-    no_labels,
-)
+from .tokens import Blocks, Tokens, choose, gather, join, label_name, natural
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".parquet", ".jsonl", ".ndjson", ".json")
 CONTAINERS, JSON = (".npz", ".pt", ".pth"), (".jsonl", ".ndjson", ".json")
@@ -66,9 +55,7 @@ def read_tokens(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
         FileNotFoundError: there is nothing at `path`.
         ValueError: damaged, ambiguous, ragged, or too large; one line.
     """
-    path = user_path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+    path = _existing(path)
     if path.is_dir():
         return _read_folder(path.resolve(), columns)
     suffix = path.suffix.lower()
@@ -79,9 +66,20 @@ def read_tokens(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
         return Tokens(read_npy(path))
     if suffix in JSON:
         return read_json_tokens(path, columns)
-    if suffix == ".parquet":
-        return read_parquet(path, columns)
-    return _read_container(path, columns)
+    if suffix in CONTAINERS:
+        return _read_container(path, columns)
+    try:
+        from .token_parquet import read_parquet
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    return read_parquet(path, columns)
+
+
+def _existing(path: str | Path) -> Path:
+    path = user_path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    return path
 
 
 def read_labels(path: str | Path, n: int) -> tuple[np.ndarray, int]:
@@ -90,9 +88,7 @@ def read_labels(path: str | Path, n: int) -> tuple[np.ndarray, int]:
     Reads `.npy`, `.npz` or `.pt` with one list of labels [m], or a folder of one `.npy` an image,
     where m divides n.
     """
-    path = user_path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+    path = _existing(path)
     if path.is_dir():
         labels = _folder_labels(token_files(path, (".npy",))[0])
     elif path.suffix.lower() == ".npy":
@@ -123,27 +119,21 @@ def _no_names(columns: Sequence[str], path: Path) -> None:
 
 def _read_container(path: Path, columns: Sequence[str]) -> Tokens:
     members, read = _open(path)
-    held = {
-        n: f"{m.dtype} {m.shape}" if m is not None else "(no array)" for n, m in members.items()
-    }
+    held = {n: f"{m.dtype} {m.shape}" if m is not None else "(no array)"
+            for n, m in members.items()}  # fmt: skip
     arrays = {name: member for name, member in members.items() if member is not None}
-    matrices = [n for n, a in arrays.items() if len(a.shape) > 1 and holds_integers(a)]
     if BARE in members:
         _no_names(columns, path)
-        names = [BARE]
-    else:
-        names = named(columns, held, path) if columns else known_codes(held) or no_labels(matrices)
-    if not columns and len(names) != 1:
-        raise ambiguous(path, held)
+    matrices = [[n] for n, a in arrays.items() if len(a.shape) > 1 and holds_integers(a)]
+    names = [BARE] if BARE in members else choose(path, held, columns, held, matrices)
     label = label_name([name for name in arrays if name not in names])
     content = read([*names, *([label] if label else [])])
-    return Tokens(
+    found = Tokens(
         join({name: content[name] for name in names}, path),
-        _flat(content[label]) if label else None,
         columns=tuple(filter(None, names)),
-        labels_from=label or "",
         left_out=tuple(name for name in held if name not in content),
     )
+    return found.labelled(_flat(content[label]), label) if label else found
 
 
 def _open(path: Path) -> tuple[Mapping[str, Header | np.ndarray | None], Reader]:
@@ -187,15 +177,12 @@ def _array(value: Any) -> np.ndarray | None:
             return None
     if not isinstance(value, list | tuple) or not value:
         return None
-    if set(map(type, value)) == {int}:
-        return np.array(value)
-    if all(is_tensor(v) and v.ndim == 1 and holds_integers(v) for v in value):
-        rows = [v.numpy() for v in value]
-    elif all(isinstance(v, list) and set(map(type, v)) == {int} for v in value):
-        rows = [np.array(v) for v in value]
-    else:
-        return None
-    return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
+    rows = [v.numpy() if is_tensor(v) and v.ndim == 1 and holds_integers(v) else v for v in value]
+    if set(map(type, rows)) == {int}:
+        return np.array(rows)
+    whole = all(isinstance(v, np.ndarray) or isinstance(v, list) and set(map(type, v)) == {int}
+                for v in rows)  # fmt: skip
+    return np.array(rows) if whole and len(set(map(len, rows))) == 1 else None
 
 
 def _read_folder(path: Path, columns: Sequence[str]) -> Tokens:
@@ -256,35 +243,32 @@ def one_series(files: Sequence[Path]) -> None:
 def _read_images(path: Path, files: list[Path], others: tuple[str, ...]) -> Tokens:
     """LlamaGen: a file an image, and the labels in the folder beside, under the same names."""
     images: list[int] = []
-    shards = False
     if any(file.stem.isdecimal() for file in files):
         one_series(files)
 
     def blocks() -> Blocks:
-        nonlocal shards
         for file in bar(files, "reading", delay=2):
             array = np.array(read_npy(file))  # a copy: each map would keep its file open
-            if array.ndim == 2 and len(array) > 1 and not shards:
-                one_series(files)
-                shards = True
+            if array.ndim == 2 and len(array) > 1 and max(images, default=1) == 1:
+                one_series(files)  # they are shards
             images.append(len(rows := _rows(array, file)))
             yield file, rows
 
     codes = gather(blocks(), path)
     said = (f"{len(files):,} .npy files with {len(codes):,} rows",)
     ends = path.name.endswith("codes")
-    name = path.name.removesuffix("codes") + "labels" if ends else f"{path.name}_labels"
-    beside = path.parent / name
+    beside = path.with_name(path.name.removesuffix("codes") + ("labels" if ends else "_labels"))
+    found = Tokens(codes, columns=said, left_out=others)
     if not beside.is_dir():
-        return Tokens(codes, columns=said, left_out=others)
+        return found
     named_alike, _ = token_files(beside, (".npy",))
     labels = _folder_labels(named_alike)
-    stems = [{file.stem for file in group} for group in (files, named_alike)]
-    if stems[0] != stems[1] or len(labels) != len(images):
-        odd = ", ".join(sorted(stems[0] ^ stems[1], key=natural)[:3]) or "several labels in a file"
+    odd = {file.stem for file in files} ^ {file.stem for file in named_alike}
+    if odd or len(labels) != len(images):
+        odd = ", ".join(sorted(odd, key=natural)[:3]) or "several labels in a file"
         counts = f"{len(labels)} labels for the {len(images)} files of {path}"
         raise ValueError(f"{beside}: {counts} ({odd})")
-    return Tokens(codes, np.repeat(labels, images), None, said, str(beside), others)
+    return found.labelled(np.repeat(labels, images), str(beside))
 
 
 def _folder_labels(files: list[Path]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import one_line
 from ..progress import bar
 from .npy import check_memory
-from .tokens import Blocks, Tokens, ambiguous, gather, known_codes, label_name, named, no_labels
+from .tokens import Blocks, Tokens, ambiguous, choose, gather, known_codes, label_name
 
 PARSED = 8  # bytes in memory for one of JSON text, at most
 
@@ -23,68 +23,48 @@ def read_json_tokens(path: Path, columns: Sequence[str] = ()) -> Tokens:
     Raises:
         ValueError: names the file and the line, or the entry of the array.
     """
-    rows = _Rows(path, columns)
-    codes = gather(rows.blocks(), path)
-    found: dict[str, Any] = dict(columns=tuple(rows.keys), left_out=rows.left_out)
-    if missing := sum(value is None for value in rows.labels):
-        if missing < len(rows.labels):
-            raise ValueError(f"{path}: {missing} of {len(rows.labels)} sequences lack {rows.label}")
-        return Tokens(codes, **found)
-    if {type(value) for value in rows.labels} not in ({int}, {str}):
-        raise ValueError(f"{path}: {rows.label} must be whole numbers, or words, in every record")
-    return Tokens(codes, np.array(rows.labels), labels_from=rows.label or "", **found)
+    keys: list[str] = []
+    label: str | None = None
+    seen: dict[str, None] = {}
+    labels: list[Any] = []
 
-
-class _Rows:
-    """The sequences of a file, and what the first record says of where they lie."""
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, columns
-        self.keys: list[str] = []
-        self.label: str | None = None
-        self.left_out: tuple[str, ...] = ()
-        self.seen: set[str | None] = set()
-        self.labels: list[Any] = []
-
-    def blocks(self) -> Blocks:
-        for name, record in _records(self.path):
-            try:
-                yield name, self._tokens(record)[None]
-            except ValueError as error:
-                what = str(error)
-                raise ValueError(what if str(self.path) in what else f"{name}: {what}") from None
-            self.labels.append(record.get(self.label) if isinstance(record, dict) else None)
-
-    def _tokens(self, record: Any) -> np.ndarray:
-        if isinstance(record, list) and not (self.keys or self.columns):
-            return _sequence(record)
+    def row(record: Any) -> np.ndarray:
+        nonlocal keys, label
+        if isinstance(record, list):
+            record = {"": record}
         if not isinstance(record, dict):
             raise ValueError(f"expected an object with tokens, got {type(record).__name__}")
-        if not self.keys:
-            self._look(record)
-        if missing := [key for key in self.keys if key not in record]:
-            raise ValueError(f"no {missing[0]!r}")
-        if new := record.keys() - self.seen:
-            self._left_out(record, new)
-        return np.concatenate([_sequence(record[key]) for key in self.keys])
-
-    def _look(self, record: dict[str, Any]) -> None:
+        kinds = {key: type(value).__name__ for key, value in record.items()}
         lists = [key for key, value in record.items() if isinstance(value, list)]
-        if self.columns:
-            self.keys = named(self.columns, record, self.path)
-        else:
-            self.keys = known_codes(lists) or no_labels(lists)
-        if len(self.keys) != 1 and not self.columns:
-            raise ambiguous(self.path, {k: type(v).__name__ for k, v in record.items()})
-        self.label = label_name([key for key in record if key not in self.keys])
-        self.seen = {*self.keys, self.label}
+        if not keys:
+            keys = choose(path, kinds, columns, lists, [[key] for key in lists])
+            label = label_name([key for key in record if key not in keys])
+        if missing := [key for key in keys if key not in record]:
+            raise ValueError(f"no {missing[0]!r}" if missing[0] else "an object after plain lists")
+        if not columns and record.keys() - seen.keys() and {*known_codes(lists)} - {*keys}:
+            raise ambiguous(path, kinds)
+        seen.update(dict.fromkeys(record))
+        labels.append(record.get(label))
+        return np.concatenate([_sequence(record[key]) for key in keys])
 
-    def _left_out(self, record: dict[str, Any], new: Set[str]) -> None:
-        """Note keys that were not there before; refuse a second one that is named as tokens."""
-        if not self.columns and known_codes(k for k in new if isinstance(record[k], list)):
-            raise ambiguous(self.path, {k: type(v).__name__ for k, v in record.items()})
-        self.left_out += tuple(key for key in record if key in new)
-        self.seen |= new
+    def blocks() -> Blocks:
+        for name, record in _records(path):
+            try:
+                yield name, row(record)[None]
+            except ValueError as error:
+                what = str(error)
+                raise ValueError(what if str(path) in what else f"{name}: {what}") from None
+
+    codes = gather(blocks(), path)
+    left_out = tuple(key for key in seen if key not in (*keys, label))
+    found = Tokens(codes, columns=tuple(filter(None, keys)), left_out=left_out)
+    if missing := labels.count(None):
+        if missing < len(labels):
+            raise ValueError(f"{path}: {missing} of {len(labels)} sequences lack {label}")
+        return found
+    if {type(value) for value in labels} not in ({int}, {str}):
+        raise ValueError(f"{path}: {label} must be whole numbers, or words, in every record")
+    return found.labelled(np.array(labels), label)
 
 
 def _sequence(value: Any) -> np.ndarray:
@@ -122,10 +102,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 def _row(line: bytes) -> bool:
     """Whether a line is a list of its own, and not the beginning of an array of records."""
     try:
-        value = json.loads(line)
+        return not any(isinstance(entry, list | dict) for entry in json.loads(line))
     except (ValueError, RecursionError):
         return False
-    return not any(isinstance(entry, list | dict) for entry in value)
 
 
 def _parse(text: bytes, name: str) -> Any:

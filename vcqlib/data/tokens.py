@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -42,6 +42,9 @@ class Tokens:
     labels_from: str = ""
     left_out: tuple[str, ...] = ()
 
+    def labelled(self, labels: np.ndarray, name: str) -> Tokens:
+        return replace(self, labels=labels, labels_from=name)
+
     def said(self) -> str:
         """What was read and what was not, in words; "" for a bare matrix."""
         parts = (("tokens", self.columns), ("labels", (self.labels_from,) * bool(self.labels_from)))
@@ -72,12 +75,28 @@ def known_codes(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.lower() in CODE_NAMES]
 
 
-def no_labels(names: Iterable[str]) -> list[str]:
-    """Those names that do not say that they are labels: several a row are no tokens."""
-    return [name for name in names if name.lower() not in LABEL_NAMES]
+def choose(
+    path: Path,
+    held: Mapping[str, object],
+    columns: Sequence[str],
+    known: Iterable[str],
+    likely: Sequence[list[str]],
+) -> list[str]:
+    """What holds the tokens, in the order of positions; ValueError if nothing decides.
+
+    Those asked for in `columns`; else the one of the `known` that is named as tokens; else the only
+    `likely` one that is not named as labels. held: name → what it is, for messages.
+    """
+    if columns:
+        return named(columns, held, path)
+    sure = [[name] for name in known_codes(known)]
+    sure = sure or [names for names in likely if names[0].lower() not in LABEL_NAMES]
+    if len(sure) != 1:
+        raise ambiguous(path, held)
+    return sure[0]
 
 
-def ambiguous(path: Path, held: Mapping[str, str]) -> ValueError:
+def ambiguous(path: Path, held: Mapping[str, object]) -> ValueError:
     """The error where no name decides; `held`: name → what it is."""
     shown = [f"{printable(name)} {what}" for name, what in held.items()]
     return ValueError(
@@ -89,16 +108,15 @@ def ambiguous(path: Path, held: Mapping[str, str]) -> ValueError:
 
 def named(columns: Sequence[str], held: Collection[str], path: Path) -> list[str]:
     """The names asked for; one with * stands for all that match, p2 before p10."""
-    found = []
+    found: list[str] = []
     for column in columns:
         matches = [column] if column in held else [n for n in held if fnmatchcase(n, column)]
         if not matches:
             raise ValueError(f"{path}: {unknown_name('column', column, held)}")
-        found += sorted(matches, key=natural)
-    if len(set(found)) < len(found):
-        raise ValueError(
-            f"{path}: --columns names {next(n for n in found if found.count(n) > 1)} twice"
-        )
+        for name in sorted(matches, key=natural):
+            if name in found:
+                raise ValueError(f"{path}: --columns names {name} twice")
+            found.append(name)
     return found
 
 
@@ -119,18 +137,15 @@ def gather(blocks: Blocks, path: Path) -> np.ndarray:
     """Stack named blocks [m, T] of equal T into one matrix, narrowed piece by piece."""
     pieces: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
-    length = kept = entries = 0
+    length = entries = 0
 
     def narrow() -> None:
-        nonlocal kept, entries
         piece = np.concatenate(waiting)
         waiting.clear()
-        if int(piece.min()) >= 0:
-            fits = [d for d in (np.uint16, np.uint32) if int(piece.max()) <= np.iinfo(d).max]
-            piece = piece.astype(fits[0]) if fits else piece
-        pieces.append(piece)
-        kept, entries = kept + piece.nbytes, 0
-        check_memory(2 * kept, path)  # pieces and, at the end, their concatenation
+        fits = [d for d in (np.uint16, np.uint32) if int(piece.max()) <= np.iinfo(d).max]
+        pieces.append(piece.astype(fits[0]) if fits and int(piece.min()) >= 0 else piece)
+        # pieces and, at the end, their concatenation
+        check_memory(2 * sum(piece.nbytes for piece in pieces), path)
 
     for name, block in blocks:
         if not holds_integers(block):
@@ -146,6 +161,7 @@ def gather(blocks: Blocks, path: Path) -> np.ndarray:
         entries += block.size
         if entries >= PIECE:
             narrow()
+            entries = 0
     if waiting:
         narrow()
     if not pieces:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import os
 from pathlib import Path
 from typing import Any
 
 from ..files import read_json, user_path
 
+UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 PACKAGED = Path(__file__).resolve().parents[1] / "_vendored"  # in a wheel: the small files
 
 
@@ -40,7 +42,7 @@ def manifest(root: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def read_vendored(name: str) -> bytes:
-    """Contents of the vendored file `name` (`.gz` unpacked), after its SHA-256 was checked.
+    """Contents of the vendored file `name`, unpacked, after its SHA-256 was checked.
 
     Raises FileNotFoundError if it is absent and ValueError if a byte of it changed.
     """
@@ -60,4 +62,4 @@ def read_vendored(name: str) -> bytes:
     same = len(content) == entry["bytes"]
     if not same or hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path} is damaged ({expected}): {restore}")
-    return gzip.decompress(content) if name.endswith(".gz") else content
+    return UNPACK.get(path.suffix, bytes)(content)

@@ -19,6 +19,13 @@ BLOCK = 1 << 14  # rows a thread handles at once: one block of a few columns sta
 ROOT = 64  # larger than any bit length: marks where the first group starts
 
 
+def _shared(opens: Any) -> Any:
+    """Which entries of a run structure are in runs of two or more."""
+    keep = ~opens
+    keep[:-1] |= ~opens[1:]
+    return keep
+
+
 class Field(NamedTuple):
     """`bits` bits of the tokens of one position, above the `shift` lowest."""
 
@@ -119,12 +126,7 @@ class NumPyArrays:
     def running(mask: Any) -> Any:
         return np.cumsum(mask, dtype=np.int32)
 
-    @staticmethod
-    def shared(opens: Any) -> Any:
-        """Which entries of a run structure are in runs of two or more."""
-        keep = ~opens
-        keep[:-1] |= ~opens[1:]
-        return keep
+    shared = staticmethod(_shared)
 
     @staticmethod
     def maps_rows(codes: Any) -> bool:
@@ -214,11 +216,7 @@ class TorchArrays:
     def running(mask: Any) -> Any:
         return mask.cumsum(0)
 
-    @staticmethod
-    def shared(opens: Any) -> Any:
-        keep = ~opens
-        keep[:-1] |= ~opens[1:]
-        return keep
+    shared = staticmethod(_shared)
 
     @staticmethod
     def repeated(codes: Any, rows: Any, group: Any, groups: int, position: int) -> bool:

@@ -234,14 +234,14 @@ def _alternatives(n: int, length: int, k: int) -> tuple[Alternative, ...]:
     found = []
     for name, (schedule, ramp) in schedules.items():
         sizes = codebook_sizes(schedule, length, k, ramp=ramp).tolist()
-        ideal = np.cumsum(theory.expected_conditional_entropy(n, sizes))
+        ideal = theory.expected_conditional_entropy(n, sizes)
         bits = float(theory.cumulative_capacity(sizes)[-1])
         found.append(
             Alternative(
                 name,
                 tuple(sizes),
                 theory.cliff_position(n, sizes),
-                int(np.argmax(ideal >= (1 - SPENT) * ideal[-1])) + 1,
+                theory.spent_after(ideal, SPENT),
                 bits,
                 bits / (length * math.log2(k)),
             )

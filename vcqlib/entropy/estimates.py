@@ -23,6 +23,7 @@ import numpy as np
 
 from ..checks import is_tensor
 from ..progress import bar
+from ..theory.cliff import spent_after
 from .inputs import as_labels, as_matrix
 from .prefixes import refine
 
@@ -87,12 +88,7 @@ class ConditionalEntropy:
 
         0 if the sequences are all equal, for then there is nothing to spend.
         """
-        if not 0 <= epsilon < 1:
-            raise ValueError(f"epsilon must be at least 0 and below 1, got {epsilon}")
-        spent = np.cumsum(self.bits)
-        if spent[-1] <= 0:
-            return 0
-        return int(np.searchsorted(spent, (1 - epsilon) * spent[-1])) + 1
+        return spent_after(self.bits, epsilon)
 
     def miller_madow(self) -> np.ndarray:
         """Bias-corrected bits [T]: plug-in + (D_t − D_{t−1}) / (2 N ln 2), D_t distinct prefixes.

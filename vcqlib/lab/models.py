@@ -27,7 +27,7 @@ class Shape:
     length: Whole = setting(8, "positions T", ge=1)
     k_max: Whole = setting(64, "rows of the codebook, vocabulary of the AR model", ge=2)
     code_dim: Whole = setting(2, "width of a code vector", ge=1)
-    hidden: Whole = setting(64, "width of the tokenizer's layers", ge=1)
+    hidden: Whole = setting(64, "width of the tokenizer's layers", ge=1, le=4096)
     width: Whole = setting(32, "width of the AR model", ge=2)
     layers: Whole = setting(1, "layers of the AR model", ge=1)
     heads: Whole = setting(2, "heads of the AR model", ge=1)
@@ -106,5 +106,6 @@ class StackedTokenizer(PointTokenizer):
 class StackedAR(ARModel):
     """Twin of `ARModel`."""
 
-    def check(self, codes: Tensor, labels: Tensor) -> None:
-        """Nothing: the codes are checked before training."""
+    def check(self, codes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As they are: the codes are checked before training."""
+        return codes, labels

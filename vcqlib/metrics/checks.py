@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import must
+
 LARGEST = 1e50  # the sixth power, which the kernel distance takes, still fits in float64
 
 
@@ -30,8 +32,7 @@ def host(x: Any, name: str) -> np.ndarray:
 
 def finite(x: np.ndarray, name: str) -> np.ndarray:
     """`x`, which may not be empty, and holds real numbers, none NaN, infinite or beyond LARGEST."""
-    if x.dtype.kind not in "iuf":
-        raise ValueError(f"{name} must be real numbers, got {x.dtype}")
+    must(x.dtype.kind in "iuf", name, "real numbers", x.dtype)
     if x.size == 0:
         raise ValueError(f"{name} is empty: shape {x.shape}")
     if not np.isfinite(x).all():
@@ -44,8 +45,7 @@ def finite(x: np.ndarray, name: str) -> np.ndarray:
 def matrix(x: Any, name: str) -> np.ndarray:
     """float64 [N, d]."""
     array = host(x, name)
-    if array.ndim != 2:
-        raise ValueError(f"{name} must be [N, d], got shape {array.shape}")
+    must(array.ndim == 2, name, "[N, d]", f"shape {array.shape}")
     return finite(array, name).astype(np.float64)
 
 
@@ -70,15 +70,14 @@ def nonnegative(x: Any, name: str) -> np.ndarray:
 def rows(x: Any, name: str, pictures: bool = False) -> np.ndarray:
     """float32 or float64 [N, values] of features, or of `pictures`, which are in [-1, 1]."""
     array = host(x, name)
-    if array.ndim < 2:
-        raise ValueError(f"{name} must be [N, …], got shape {array.shape}")
+    must(array.ndim > 1, name, "[N, …]", f"shape {array.shape}")
     wide = finite(array, name).astype(np.result_type(array.dtype, np.float32))
     wide = wide.reshape(len(array), -1)
     if pictures and array.dtype == np.uint8:
         return wide / 127.5 - 1
-    if pictures and np.abs(wide).max() > 1.001:  # its units would not be those of uint8
-        raise ValueError(f"{name} must be uint8 images, or floats in [-1, 1]: got {array.dtype} "
-                         f"from {wide.min():g} to {wide.max():g}")  # fmt: skip
+    good = not pictures or np.abs(wide).max() <= 1.001  # else its units are not those of uint8
+    must(good, name, "uint8 images, or floats in [-1, 1]",
+         f"{array.dtype} from {wide.min():g} to {wide.max():g}")  # fmt: skip
     return wide
 
 
@@ -94,11 +93,10 @@ def pair(
 
 def gaussian(mean: Any, covariance: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean float64 [d] and covariance float64 [d, d], symmetric."""
-    m = finite(host(mean, name), f"the mean of {name}").astype(np.float64)
-    c = finite(host(covariance, name), f"the covariance of {name}").astype(np.float64)
-    if m.ndim != 1 or c.shape != (len(m), len(m)):
-        raise ValueError(f"{name} must be a mean [d] and a covariance [d, d], got {m.shape} "
-                         f"and {c.shape}")  # fmt: skip
+    m, c = (finite(host(x, f"the {what} of {name}"), f"the {what} of {name}").astype(np.float64)
+            for x, what in ((mean, "mean"), (covariance, "covariance")))  # fmt: skip
+    good = m.ndim == 1 and c.shape == (len(m), len(m))
+    must(good, name, "a mean [d] and a covariance [d, d]", f"{m.shape} and {c.shape}")
     if (gap := np.abs(c - c.T)).max() > 1e-6 * np.abs(c).max():
         i, j = np.unravel_index(gap.argmax(), c.shape)
         raise ValueError(f"the covariance of {name} is not symmetric: {c[i, j]:g} at [{i}, {j}], "
@@ -116,20 +114,19 @@ def spectrum(values: np.ndarray, name: str) -> np.ndarray:
 def images(x: Any, name: str) -> Any:
     """`x`, an array or a tensor, which has to be uint8 [N, C, H, W]."""
     kind, shape = str(getattr(x, "dtype", type(x))).removeprefix("torch."), tuple(np.shape(x))
-    if kind != "uint8" or len(shape) != 4 or 0 in shape:
-        raise ValueError(f"{name} must be uint8 [N, C, H, W] and not empty, got {kind} {shape}; "
-                         "vcqlib.data.image_sets.to_uint8 converts floats")  # fmt: skip
-    if shape[1] == shape[2] > 4 >= shape[3]:
-        raise ValueError(f"{name} {shape} must be [N, C, H, W]: move the last axis to the second")
+    must(kind == "uint8" and len(shape) == 4 and 0 not in shape, name, "uint8 [N, C, H, W] and not "
+         "empty", f"{kind} {shape}; vcqlib.data.image_sets.to_uint8 converts floats")  # fmt: skip
+    last = shape[1] == shape[2] > 4 >= shape[3]
+    must(not last, name, "[N, C, H, W]", f"{shape}: move the last axis to the second")
     return x
 
 
 def codes(x: Any, name: str) -> np.ndarray:
     """Integers [N, T], none negative."""
     array = finite(host(x, name), name)
-    if array.dtype.kind not in "iu" or array.ndim != 2 or array.min() < 0:
-        raise ValueError(f"{name} must be codes [N, T], integers from 0, got {array.dtype} "
-                         f"{array.shape}, the least {array.min()}")  # fmt: skip
+    must(array.dtype.kind in "iu" and array.ndim == 2 and array.min() >= 0, name,
+         "codes [N, T], integers from 0",
+         f"{array.dtype} {array.shape}, the least {array.min()}")  # fmt: skip
     return array
 
 
@@ -139,7 +136,6 @@ def labels(x: Any, name: str) -> np.ndarray:
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array):
         array = array.astype(str)
     whole = array.dtype.kind != "f" or (np.isfinite(array) & (array == np.rint(array))).all()
-    if array.dtype.kind not in "iubfUST" or not whole:
-        raise ValueError(f"{name} must be whole numbers or strings, got {array.dtype}"
-                         + ("" if whole else ", not all of them whole"))  # fmt: skip
+    must(array.dtype.kind in "iubfUST" and whole, name, "whole numbers or strings",
+         array.dtype if whole else f"{array.dtype}, not all of them whole")  # fmt: skip
     return array

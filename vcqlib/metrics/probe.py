@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..checks import must
 from . import checks
 from .checks import host, pair
-
-if TYPE_CHECKING:
-    import torch
 
 LARGE = 20_000  # training images from which a probe is fitted by gradient descent
 EPOCHS, BATCH, LEAST = 20, 1000, 1000  # of that descent; LEAST: steps, however few the images
@@ -56,51 +55,41 @@ def linear_probe(
 
 
 def prefix_probe(
-    train: ArrayLike,
-    y_train: ArrayLike,
-    test: ArrayLike,
-    y_test: ArrayLike,
-    lengths: Sequence[int] | None = None,
-    device: str = "cpu",
-) -> np.ndarray:
+    train: ArrayLike, y_train: ArrayLike, test: ArrayLike, y_test: ArrayLike,
+    lengths: Sequence[int] | None = None, device: str = "cpu",
+) -> np.ndarray:  # fmt: skip
     """Accuracy of a linear probe on the first m positions, for each m in `lengths` (all 1…T).
 
     `train` and `test` are vectors [N, T, d] (encoder outputs, code vectors) or integer codes
     [N, T], which are read one-hot. Returns float64 [len(lengths)]. `device`: as `linear_probe`.
     """
+    from sklearn.preprocessing import OneHotEncoder
+
     a, b = host(train, "train"), host(test, "test")
-    codes = a.ndim == 2 and b.ndim == 2 and a.dtype.kind in "iu" and b.dtype.kind in "iu"
-    if not codes and (a.ndim != 3 or b.ndim != 3):
-        raise ValueError(
-            "a prefix probe reads vectors [N, T, d] or integer codes [N, T], got "
-            f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
-        )
+    codes = all(x.ndim == 2 and x.dtype.kind in "iu" for x in (a, b))
+    good = (codes or a.ndim == b.ndim == 3) and a.shape[1:] == b.shape[1:]
+    must(good, "train and test", "vectors [N, T, d] or integer codes [N, T], of equal T and d",
+         f"{a.dtype} {a.shape} and {b.dtype} {b.shape}")  # fmt: skip
     if codes:
         a, b = checks.codes(a, "train"), checks.codes(b, "test")
-    if a.shape[1:] != b.shape[1:]:
-        raise ValueError(f"train is {a.shape}, test is {b.shape}: positions and sizes must agree")
     lengths = range(1, a.shape[1] + 1) if lengths is None else lengths
     if wrong := [m for m in lengths if not 1 <= m <= a.shape[1]]:
         raise ValueError(f"prefix length {wrong[0]} is not in 1…{a.shape[1]}")
     accuracies = []
     for m in lengths:
         u, v = a[:, :m].reshape(len(a), -1), b[:, :m].reshape(len(b), -1)
-        if codes and len(u) > LARGE:
-            accuracies.append(gradient_probe(u, y_train, v, y_test, device))
-        else:
-            u, v = _one_hot(u, v) if codes else (u, v)
-            accuracies.append(linear_probe(u, y_train, v, y_test, device))
+        probe = gradient_probe if codes and len(u) > LARGE else linear_probe
+        if codes and probe is linear_probe:  # a column for each code that training shows
+            encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float64).fit(u)
+            u, v = encoder.transform(u), encoder.transform(v)
+        accuracies.append(probe(u, y_train, v, y_test, device))
     return np.array(accuracies)
 
 
 def gradient_probe(
-    x_train: ArrayLike,
-    y_train: ArrayLike,
-    x_test: ArrayLike,
-    y_test: ArrayLike,
-    device: str = "cpu",
-    seed: int = 0,
-) -> float:
+    x_train: ArrayLike, y_train: ArrayLike, x_test: ArrayLike, y_test: ArrayLike,
+    device: str = "cpu", seed: int = 0,
+) -> float:  # fmt: skip
     """The probe by stochastic gradient descent (Adam, cosine), for sets of any size.
 
     Reads float features [N, d], standardised with the training moments, or integer codes [N, m],
@@ -117,7 +106,12 @@ def gradient_probe(
     y, y_test = _labels(x, y_train, z, y_test)
     known, y = np.unique(y, return_inverse=True)
     if codes:
-        model, x, z = _code_model(x, z, len(known))
+        # one row of weights for each position's code; one that training never showed stays zero
+        sizes = np.maximum(x.max(0), z.max(0)).astype(np.int64) + 1
+        first = np.concatenate([[0], sizes.cumsum()[:-1]])
+        x, z = x.astype(np.int64) + first, z.astype(np.int64) + first
+        weight = torch.zeros(int(sizes.sum()), len(known))
+        model = torch.nn.EmbeddingBag.from_pretrained(weight, freeze=False, mode="sum")
     else:
         mean, scale = x.mean(0), x.std(0)
         scale[scale == 0] = 1
@@ -132,11 +126,8 @@ def gradient_probe(
     # C = 1: |w|² / 2 beside the sum of the losses, so 1 / N beside their mean
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02, weight_decay=1 / len(x))
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in range(steps):
-        if not len(order):
-            order = torch.randperm(len(x), generator=generator)
-        batch, order = order[:BATCH], order[BATCH:]
+    orders = iter(lambda: torch.randperm(len(x), generator=generator).split(BATCH), None)
+    for batch in islice(chain.from_iterable(orders), steps):
         loss = F.cross_entropy(model(x[batch].to(device)), y[batch].to(device))
         optimiser.zero_grad()
         loss.backward()
@@ -145,30 +136,6 @@ def gradient_probe(
     with torch.inference_mode():
         found = torch.cat([model(part.to(device)).argmax(1).cpu() for part in z.split(BATCH)])
     return float((known[found.numpy()] == y_test).mean())
-
-
-def _code_model(
-    x: np.ndarray, z: np.ndarray, classes: int
-) -> tuple[torch.nn.Module, np.ndarray, np.ndarray]:
-    """A sum of one row of weights for each position's code; and the codes as numbers of rows.
-
-    A code that training never showed keeps its row of zeros: it votes for nothing.
-    """
-    import torch
-
-    sizes = np.maximum(x.max(0), z.max(0)).astype(np.int64) + 1
-    first = np.concatenate([[0], sizes.cumsum()[:-1]])
-    weight = torch.zeros(int(sizes.sum()), classes)
-    model = torch.nn.EmbeddingBag.from_pretrained(weight, freeze=False, mode="sum")
-    return model, x.astype(np.int64) + first, z.astype(np.int64) + first
-
-
-def _one_hot(u: np.ndarray, v: np.ndarray) -> tuple[Any, Any]:
-    """Sparse columns, one for each code that training shows; another votes for nothing."""
-    from sklearn.preprocessing import OneHotEncoder
-
-    encoder = OneHotEncoder(handle_unknown="ignore", dtype=np.float64).fit(u)
-    return encoder.transform(u), encoder.transform(v)
 
 
 def _labels(

@@ -8,64 +8,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .guards import Codes, check_codes, check_labels, evaluating, integers
+from ..checks import must
+from ..settings import Flag, settings
+from .guards import (
+    Codes,
+    Count,
+    ModelConfig,
+    Share,
+    check_codes,
+    check_labels,
+    evaluating,
+    integers,
+)  # fmt: skip
 from .sampler import draw, filter_logits, guidance_scales, uniform
 from .search import runs
 from .transformer import Block, Cache, Dropout, Linear, project, rotary_table
 
 
-@dataclass(frozen=True)
-class ARConfig:
+@settings
+class ARConfig(ModelConfig):
     """Shape of the AR model.
 
     restricted_head (ours, off by default): position t predicts only its first K_t codes, in
     training too. The rest is never sampled, so it need not be computed.
     """
 
-    codebook_sizes: tuple[int, ...]
-    vocabulary: int
-    classes: int
-    width: int = 128
-    layers: int = 3
-    heads: int = 4
-    dropout: float = 0.1
-    label_dropout: float = 0.1
-    restricted_head: bool = False
+    vocabulary: Count
+    classes: Count
+    width: Count = 128
+    layers: Count = 3
+    heads: Count = 4
+    dropout: Share = 0.1
+    label_dropout: Share = 0.1
+    restricted_head: Flag = False
 
     def __post_init__(self) -> None:
-        if not self.codebook_sizes or max(self.codebook_sizes) > self.vocabulary:
-            raise ValueError(
-                f"vocabulary {self.vocabulary} is smaller than the largest codebook size"
-                if self.codebook_sizes
-                else "codebook_sizes is empty"
-            )
-        for name in ("classes", "width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("dropout", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-
-    @property
-    def length(self) -> int:
-        """Number of positions T."""
-        return len(self.codebook_sizes)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> ARConfig:
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown AR setting {sorted(unknown)[0]!r}")
-        return cls(**{**values, "codebook_sizes": tuple(values["codebook_sizes"])})
+        largest = max(self.codebook_sizes)
+        must(
+            self.vocabulary >= largest, "vocabulary", f"at least K_max = {largest}", self.vocabulary
+        )
 
 
 # Sizes by name. B, L and XL count 112.6M, 342.9M and 685.5M parameters at vocabulary 16384.
@@ -156,10 +142,9 @@ class ARModel(nn.Module):
         """
         device = self.head.weight.device
         codes, labels = integers(codes, "codes", device), integers(labels, "labels", device)
-        if codes.ndim != 2 or codes.shape[1] != self.config.length:
-            raise ValueError(f"codes must be [B, {self.config.length}], got {tuple(codes.shape)}")
-        if labels.shape != codes.shape[:1]:
-            raise ValueError(f"labels must be [{len(codes)}], got {tuple(labels.shape)}")
+        good = codes.ndim == 2 and codes.shape[1] == self.config.length
+        must(good, "codes", f"[B, {self.config.length}]", tuple(codes.shape))
+        must(labels.shape == codes.shape[:1], "labels", f"[{len(codes)}]", tuple(labels.shape))
         check_codes(codes, self.config.codebook_sizes, first)
         check_labels(labels, self.null_label, first)
         return codes, labels
@@ -235,14 +220,6 @@ class ARModel(nn.Module):
         sizes = torch.as_tensor(self.config.codebook_sizes, device=device)
         return torch.arange(self.config.vocabulary, device=device) >= sizes[:, None]
 
-    def _check_prefix(self, prefix: Codes, rows: int) -> Tensor:
-        """A prefix that `generate` can continue, as int64."""
-        prefix, length = integers(prefix, "prefix", self.head.weight.device), self.config.length
-        if prefix.ndim != 2 or len(prefix) != rows or prefix.shape[1] > length:
-            raise ValueError(f"prefix must be [{rows}, m <= {length}], got {tuple(prefix.shape)}")
-        check_codes(prefix, self.config.codebook_sizes)
-        return prefix
-
     @torch.no_grad()
     def generate(
         self,
@@ -273,14 +250,10 @@ class ARModel(nn.Module):
                 learned the label `null_label`; logits that are not finite.
         """
         c = self.config
-        if not temperature >= 0:
-            raise ValueError(f"temperature must not be negative, got {temperature}")
-        if top_k < 0:
-            raise ValueError(f"top_k must be 0 (all) or more, got {top_k}")
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-        if not math.isfinite(cfg_scale):
-            raise ValueError(f"cfg_scale must be a finite number, got {cfg_scale}")
+        must(temperature >= 0, "temperature", "0 or more", temperature)
+        must(top_k >= 0, "top_k", "0 (all) or more", top_k)
+        must(0 < top_p <= 1, "top_p", "in (0, 1]", top_p)
+        must(math.isfinite(cfg_scale), "cfg_scale", "a finite number", cfg_scale)
         if cfg_scale != 1 and not c.label_dropout:
             raise ValueError(
                 f"cfg_scale {cfg_scale} needs a model trained with label dropout, this one had "
@@ -288,7 +261,11 @@ class ARModel(nn.Module):
             )
         labels = integers(labels, "labels", self.head.weight.device)
         check_labels(labels, self.null_label)
-        prefix = None if prefix is None else self._check_prefix(prefix, len(labels))
+        prefix = labels.new_empty(len(labels), 0) if prefix is None else prefix
+        prefix = integers(prefix, "prefix", labels.device)
+        good = prefix.ndim == 2 and len(prefix) == len(labels) and prefix.shape[1] <= c.length
+        must(good, "prefix", f"[{len(labels)}, m <= {c.length}]", tuple(prefix.shape))
+        check_codes(prefix, c.codebook_sizes)
         scales = guidance_scales(cfg_scale, c.length, guidance, guidance_power)
         chances = uniform(len(labels), c.length, generator, labels.device)
         with evaluating(self):
@@ -303,20 +280,17 @@ class ARModel(nn.Module):
 
     def _sample(
         self, labels: Tensor, scales: Sequence[float], temperature: float, top_k: int,
-        top_p: float, chances: Tensor, prefix: Tensor | None,
+        top_p: float, chances: Tensor, prefix: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Codes int64 [B, T], and whether the logits of each position were finite, bool [T]."""
-        c, batch, guided = self.config, len(labels), any(scale != 1 for scale in scales)
-        kept = 0 if prefix is None else prefix.shape[1]
-        codes = torch.empty(batch, c.length, dtype=torch.int64, device=labels.device)
+        c, kept, guided = self.config, prefix.shape[1], any(scale != 1 for scale in scales)
+        codes = F.pad(prefix, (0, c.length - kept))
         sane = torch.ones(c.length, dtype=torch.bool, device=labels.device)
         if guided:
             labels = torch.cat([labels, torch.full_like(labels, self.null_label)])
-        x = self.class_embedding(labels)[:, None]  # [B or 2B, 1 + kept, width]
-        if kept:
-            codes[:, :kept] = prefix
-            seen = prefix.repeat(2 if guided else 1, 1)
-            x = torch.cat([x, self.code_embedding(seen)[:, : c.length - 1]], dim=1)
+        x = self.class_embedding(labels)[:, None]
+        seen = prefix.repeat(2 if guided else 1, 1)[:, : c.length - 1]
+        x = torch.cat([x, self.code_embedding(seen)], dim=1)  # [B or 2B, 1 + kept, width]
         shape = (len(labels), c.heads, c.length, c.width // c.heads)
         caches = [Cache(shape, x) for _ in self.blocks]
         for t in range(kept, c.length):

@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import must
 from ..theory.schedules import LARGEST
 from .guards import Codes, check_codes, check_vectors, integers, short
 
@@ -27,9 +28,13 @@ class Usage:
     perplexity: Tensor  # float64 [T], 2^entropy of the position's own distribution
 
 
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def _over_ranks(x: Tensor) -> Tensor:
     """Sum of x over all processes of a distributed run; x itself otherwise."""
-    if dist.is_available() and dist.is_initialized():
+    if _several():
         dist.all_reduce(x)
     return x
 
@@ -50,22 +55,16 @@ class Codebook(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         sizes = [index(k) for k in codebook_sizes]  # refuses 2.9
-        if not sizes:
-            raise ValueError("codebook_sizes is empty")
+        must(sizes, "codebook_sizes", "K_1 … K_T", "none")
         rows = max(sizes) if num_codes is None else int(num_codes)
         for t, k in enumerate(sizes, start=1):
             if not 2 <= k <= rows:
                 raise ValueError(f"K_{t} = {k} is outside 2..{rows} (the rows of the codebook)")
-        if rows > LARGEST:
-            raise ValueError(f"num_codes must be at most 2^32, got {rows}")
-        if distance not in ("cosine", "euclidean"):
-            raise ValueError(f"distance must be 'cosine' or 'euclidean', got {distance!r}")
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
-        if not 0 <= ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {ema}")
-        if revive < 0:
-            raise ValueError(f"revive must be 0 (never) or a number of batches, got {revive}")
+        must(rows <= LARGEST, "num_codes", "at most 2^32", rows)
+        must(distance in ("cosine", "euclidean"), "distance", "cosine or euclidean", repr(distance))
+        must(dim >= 1, "dim", "at least 1", dim)
+        must(0 <= ema < 1, "ema", "in [0, 1)", ema)
+        must(revive >= 0, "revive", "0 (never) or a number of batches", revive)
         self.sizes, self.dim, self.distance = sizes, dim, distance
         self.ema, self.revive = ema, revive
         self.codebook = nn.Parameter(torch.empty(rows, dim))
@@ -164,7 +163,7 @@ class Codebook(nn.Module):
             self.codebook[rows] = pool[drawn].to(self.codebook.dtype)
             if self.ema:
                 self.ema_uses[rows], self.ema_sums[rows] = 1.0, pool[drawn]
-        if dist.is_available() and dist.is_initialized():  # all ranks take those of the first
+        if _several():  # all ranks take those of the first
             for tensor in (self.codebook, *((self.ema_uses, self.ema_sums) if self.ema else ())):
                 dist.broadcast(tensor, 0)
 

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from ..checks import holds_integers, must
+from ..settings import Real, Whole, settings
+
 Codes = Tensor | np.ndarray  # integers of any width
-INTEGERS = {
-    torch.int8, torch.int16, torch.int32, torch.int64,
-    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
-}  # fmt: skip
+Count = Annotated[Whole, Field(ge=1)]
+Share = Annotated[Real, Field(ge=0, lt=1)]
+
+
+@settings
+class ModelConfig:
+    """What fixes a model's shape, saved beside its weights; impossible values are refused."""
+
+    codebook_sizes: Annotated[tuple[Whole, ...], Field(min_length=1)]  # K_1 … K_T
+
+    @property
+    def length(self) -> int:
+        """Number of positions T."""
+        return len(self.codebook_sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        return cls(**values)
 
 
 def integers(values: Any, name: str, device: torch.device) -> Tensor:
@@ -24,16 +46,13 @@ def integers(values: Any, name: str, device: torch.device) -> Tensor:
         ValueError: floats, truth values or anything else; masked entries; a value beyond int64.
     """
     if not isinstance(values, Tensor):
-        array = np.asarray(values)
-        if array.dtype.kind not in "iu" or np.ma.is_masked(values):
-            what = "masked entries" if np.ma.is_masked(values) else array.dtype
-            raise ValueError(f"{name} must be integers, got {what}")
-        values = torch.from_numpy(array.astype(array.dtype.newbyteorder("="))).to(device)
-    kind = values.dtype
-    if kind not in INTEGERS:
-        raise ValueError(f"{name} must be integers, got {kind}")
+        must(not np.ma.is_masked(values), name, "integers", "masked entries")
+        values = np.asarray(values)
+        must(holds_integers(values), name, "integers", values.dtype)
+        values = torch.from_numpy(values.astype(values.dtype.newbyteorder("="))).to(device)
+    must(holds_integers(values), name, "integers", values.dtype)
     whole = values.to(torch.int64)
-    if kind == torch.uint64 and (whole < 0).any():
+    if values.dtype == torch.uint64 and (whole < 0).any():
         raise ValueError(f"{name} must be below 2^63, got {int(whole.min()) + 2**64}")
     return whole
 
@@ -44,8 +63,8 @@ def check_codes(codes: Tensor, sizes: Sequence[int], first: int = 0) -> None:
     The message names the first that does not, its image from 0 and its position from 1. `first`:
     the number of the first image.
     """
-    if codes.ndim != 2 or codes.shape[1] > len(sizes):
-        raise ValueError(f"codes must be [B, m] with m <= {len(sizes)}, got {tuple(codes.shape)}")
+    good = codes.ndim == 2 and codes.shape[1] <= len(sizes)
+    must(good, "codes", f"[B, m] with m <= {len(sizes)}", tuple(codes.shape))
     limits = torch.as_tensor(sizes[: codes.shape[1]], device=codes.device)
     wrong = ((codes < 0) | (codes >= limits)).nonzero()
     if len(wrong):
@@ -58,8 +77,7 @@ def check_codes(codes: Tensor, sizes: Sequence[int], first: int = 0) -> None:
 
 def check_labels(labels: Tensor, largest: int, first: int = 0) -> None:
     """Raise ValueError unless labels int64 [B] lie in 0..largest; names the first that does not."""
-    if labels.ndim != 1:
-        raise ValueError(f"labels must be [B], got {tuple(labels.shape)}")
+    must(labels.ndim == 1, "labels", "[B]", tuple(labels.shape))
     wrong = ((labels < 0) | (labels > largest)).nonzero()
     if len(wrong):
         i = int(wrong[0])
@@ -68,10 +86,8 @@ def check_labels(labels: Tensor, largest: int, first: int = 0) -> None:
 
 def check_vectors(z: Tensor, positions: int, dim: int) -> None:
     """Raise ValueError unless z holds floats [B, positions, dim]."""
-    if z.ndim != 3 or z.shape[1:] != (positions, dim) or not z.is_floating_point():
-        raise ValueError(
-            f"z must be floats [B, {positions}, {dim}], got {z.dtype} {tuple(z.shape)}"
-        )
+    good = z.ndim == 3 and z.shape[1:] == (positions, dim) and z.is_floating_point()
+    must(good, "z", f"floats [B, {positions}, {dim}]", f"{z.dtype} {tuple(z.shape)}")
 
 
 def short(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import must
 from .codebook import Codebook
 from .guards import Codes, check_codes, check_vectors, evaluating, integers, short, steady
 from .search import full_precision, nearest
@@ -65,8 +66,7 @@ class VariableCodebookQuantizer(Codebook):
         ema: float = 0.0,
         revive: int = 0,
     ) -> None:
-        if not 0 <= beta < float("inf"):
-            raise ValueError(f"beta must be 0 or more, got {beta}")
+        must(0 <= beta < float("inf"), "beta", "0 or more", beta)
         super().__init__(codebook_sizes, dim, num_codes, distance, ema, revive)
         self.beta = beta
         self.norm = nn.BatchNorm1d(len(self.sizes) * dim, affine=False) if balance else None
@@ -81,8 +81,7 @@ class VariableCodebookQuantizer(Codebook):
         check_vectors(z, len(self.sizes), self.dim)
         z = z.float()
         if self.norm is not None:
-            if self.training and len(z) < 2:
-                raise ValueError("balance needs a batch of at least 2 in training, got 1")
+            must(len(z) > 1 or not self.training, "the batch under balance", "at least 2", len(z))
             z = steady(self.norm, z.flatten(1)).view_as(z)
         if not self.training and not short(z.detach()):  # in training the loss says so
             raise ValueError("z has NaN, infinite or too large entries: no code is nearest to them")

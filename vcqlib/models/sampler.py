@@ -8,19 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import must
+
 
 def guidance_scales(
     scale: float, length: int, kind: str = "constant", power: float = 1.75
 ) -> list[float]:
     """Guidance scale at each position: constant, or 1 + (scale − 1) ½(1 − cos π(t/T)^power)."""
-    if not 0 < power < math.inf:
-        raise ValueError(f"guidance_power must be positive and finite, got {power}")
+    must(0 < power < math.inf, "guidance_power", "positive and finite", power)
+    must(kind in ("constant", "cosine"), "guidance", "constant or cosine", repr(kind))
     if kind == "constant":
         return [scale] * length
-    if kind == "cosine":
-        ramp = [0.5 * (1 - math.cos(math.pi * (t / length) ** power)) for t in range(length)]
-        return [1 + (scale - 1) * r for r in ramp]
-    raise ValueError(f"guidance must be 'constant' or 'cosine', got {kind!r}")
+    ramp = [0.5 * (1 - math.cos(math.pi * (t / length) ** power)) for t in range(length)]
+    return [1 + (scale - 1) * r for r in ramp]
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:

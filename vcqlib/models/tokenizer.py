@@ -8,69 +8,46 @@ strided convolutions around one linear map, and needs three times as long for a 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .guards import Codes
+from ..checks import must
+from ..settings import Flag, Whole, settings
+from .guards import Codes, Count, ModelConfig, Share
 from .quantizer import VariableCodebookQuantizer
 from .transformer import Block, rotary_table
 
 BRIGHTEST = 2.0  # pictures resized by a bicubic filter leave [-1, 1] by a little
 
 
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Everything that fixes a tokenizer's shape. Refused at construction if impossible."""
+@settings
+class TokenizerConfig(ModelConfig):
+    """Shape of the tokenizer; `codebook_ema` and `revive` as in `VariableCodebookQuantizer`."""
 
-    codebook_sizes: tuple[int, ...]
-    num_codes: int
-    image_size: int
-    channels: int
-    code_dim: int = 8
-    balance: bool = False
+    num_codes: Count
+    image_size: Count
+    channels: Count
+    code_dim: Count = 8
+    balance: Flag = False
     backbone: str = "mlp"
-    width: int = 512
-    depth: int = 2
-    heads: int = 8
-    patch: int = 4
-    codebook_ema: float = 0.0  # see `VariableCodebookQuantizer`: ema and revive
-    revive: int = 0
+    width: Count = 512
+    depth: Count = 2
+    heads: Count = 8
+    patch: Count = 4
+    codebook_ema: Share = 0.0
+    revive: Whole = 0
 
     def __post_init__(self) -> None:
-        if not self.codebook_sizes:
-            raise ValueError("codebook_sizes is empty")
-        if self.backbone not in BACKBONES:
-            names = ", ".join(BACKBONES)
-            raise ValueError(f"backbone must be one of {names}, got {self.backbone!r}")
-        for name in (
-            "num_codes", "image_size", "channels", "code_dim", "width", "depth", "heads", "patch"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.backbone == "vit" and self.image_size % self.patch:
-            raise ValueError(f"image_size {self.image_size} is not divisible by patch {self.patch}")
-        if self.backbone == "conv" and self.image_size % 2**self.depth:
-            raise ValueError(
-                f"image_size {self.image_size} cannot be halved {self.depth} times (depth)"
-            )
-
-    @property
-    def length(self) -> int:
-        """Number of positions T."""
-        return len(self.codebook_sizes)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TokenizerConfig:
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown tokenizer setting {sorted(unknown)[0]!r}")
-        return cls(**{**values, "codebook_sizes": tuple(values["codebook_sizes"])})
+        must(self.backbone in BACKBONES, "backbone", f"one of {', '.join(BACKBONES)}",
+             repr(self.backbone))  # fmt: skip
+        part = {"vit": self.patch, "conv": 2**self.depth}.get(self.backbone, 1)
+        must(self.image_size % part == 0, "image_size", f"divisible by {part} (patch, or 2^depth)",
+             self.image_size)  # fmt: skip
 
 
 # Sizes by name. mlp: the CPU profiles. vit-b, vit-l: the recipe of arXiv 2605.06137.
@@ -85,80 +62,48 @@ PRESETS: dict[str, dict] = {
 }
 
 
-class MLPEncoder(nn.Module):
-    """Images [B, C, H, W] → [B, T, code_dim] by `depth` hidden layers."""
+class _Dense(nn.Linear):
+    """A linear layer from all entries of an image, map or sequence to those of another shape."""
 
-    def __init__(self, c: TokenizerConfig) -> None:
+    def __init__(self, inputs: int, *shape: int) -> None:
+        super().__init__(inputs, math.prod(shape))
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1)).unflatten(1, self.shape)
+
+
+class _Stack(nn.Module):
+    """Layers with GELU behind each, and a last one, `out`, without."""
+
+    def __init__(self, layers: Iterable[nn.Module], out: nn.Module) -> None:
         super().__init__()
-        sizes = [c.channels * c.image_size**2] + [c.width] * c.depth
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.out = nn.Linear(c.width, c.length * c.code_dim)
-        self.length = c.length
+        self.layers, self.out = nn.ModuleList(layers), out
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = images.flatten(1)
-        for layer in self.layers:
-            x = nn.functional.gelu(layer(x))
-        return self.out(x).unflatten(-1, (self.length, -1))
-
-
-class MLPDecoder(nn.Module):
-    """Code vectors [B, T, code_dim] → images [B, C, H, W]."""
-
-    def __init__(self, c: TokenizerConfig) -> None:
-        super().__init__()
-        sizes = [c.length * c.code_dim] + [c.width] * c.depth
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.out = nn.Linear(c.width, c.channels * c.image_size**2)
-        self.shape = (c.channels, c.image_size, c.image_size)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        x = vectors.flatten(1)
-        for layer in self.layers:
-            x = nn.functional.gelu(layer(x))
-        return self.out(x).unflatten(-1, self.shape)
-
-
-def _maps(c: TokenizerConfig) -> tuple[list[int], int]:
-    """Channels of the image and after each halving, and the side of the last map."""
-    return [c.channels] + [c.width * 2**i for i in range(c.depth)], c.image_size // 2**c.depth
-
-
-class ConvEncoder(nn.Module):
-    """Images [B, C, H, W] → [B, T, code_dim] by `depth` convolutions of stride 2, and linearly."""
-
-    def __init__(self, c: TokenizerConfig) -> None:
-        super().__init__()
-        widths, side = _maps(c)
-        pairs = zip(widths, widths[1:], strict=False)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairs)
-        self.out = nn.Linear(widths[-1] * side**2, c.length * c.code_dim)
-        self.length = c.length
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = images
-        for layer in self.layers:
-            x = nn.functional.gelu(layer(x))
-        return self.out(x.flatten(1)).unflatten(-1, (self.length, -1))
-
-
-class ConvDecoder(nn.Module):
-    """Code vectors [B, T, code_dim] → images [B, C, H, W], the encoder's way back."""
-
-    def __init__(self, c: TokenizerConfig) -> None:
-        super().__init__()
-        widths, side = _maps(c)
-        self.embed = nn.Linear(c.length * c.code_dim, widths[-1] * side**2)
-        pairs = reversed(list(zip(widths[1:], widths[2:], strict=False)))
-        self.layers = nn.ModuleList(nn.ConvTranspose2d(b, a, 4, 2, 1) for a, b in pairs)
-        self.out = nn.ConvTranspose2d(widths[1], c.channels, 4, 2, 1)
-        self.shape = (widths[-1], side, side)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        x = nn.functional.gelu(self.embed(vectors.flatten(1))).unflatten(-1, self.shape)
+    def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = nn.functional.gelu(layer(x))
         return self.out(x)
+
+
+def _mlp(c: TokenizerConfig) -> Iterator[nn.Module]:
+    """`depth` hidden layers each way."""
+    images, vectors = (c.channels, c.image_size, c.image_size), (c.length, c.code_dim)
+    for inputs, outputs in ((images, vectors), (vectors, images)):
+        widths = [math.prod(inputs)] + [c.width] * c.depth
+        yield _Stack([_Dense(a, b) for a, b in pairwise(widths)], _Dense(c.width, *outputs))
+
+
+def _conv(c: TokenizerConfig) -> Iterator[nn.Module]:
+    """`depth` convolutions of stride 2 and one linear map, and the same way back."""
+    widths = [c.channels] + [c.width * 2**i for i in range(c.depth)]
+    side = c.image_size // 2**c.depth
+    last = widths[-1], side, side  # the map behind all convolutions
+    down = [nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths)]
+    yield _Stack(down, _Dense(math.prod(last), c.length, c.code_dim))
+    embed = _Dense(c.length * c.code_dim, *last)
+    up = [nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(widths[:0:-1])]
+    yield _Stack([embed, *up], nn.ConvTranspose2d(c.width, c.channels, 4, 2, 1))
 
 
 class _ViT(nn.Module):
@@ -179,7 +124,7 @@ class _ViT(nn.Module):
         return self.norm(x)
 
 
-class ViTEncoder(_ViT):
+class _ViTEncoder(_ViT):
     """Patches and T learned queries in, the query outputs [B, T, code_dim] out."""
 
     def __init__(self, c: TokenizerConfig) -> None:
@@ -195,7 +140,7 @@ class ViTEncoder(_ViT):
         return self.out(x[:, self.patches :])
 
 
-class ViTDecoder(_ViT):
+class _ViTDecoder(_ViT):
     """Mask tokens and code vectors in, pixels of the mask tokens' patches out."""
 
     def __init__(self, c: TokenizerConfig) -> None:
@@ -212,10 +157,11 @@ class ViTDecoder(_ViT):
         return self.fold(self.out(x[:, : self.patches]).transpose(1, 2))
 
 
-BACKBONES: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "mlp": (MLPEncoder, MLPDecoder),
-    "conv": (ConvEncoder, ConvDecoder),
-    "vit": (ViTEncoder, ViTDecoder),
+# Encoder, images [B, C, H, W] → [B, T, code_dim], and decoder, the way back; built in this order.
+BACKBONES: dict[str, Callable[[TokenizerConfig], Iterable[nn.Module]]] = {
+    "mlp": _mlp,
+    "conv": _conv,
+    "vit": lambda c: (_ViTEncoder(c), _ViTDecoder(c)),
 }
 
 
@@ -233,25 +179,21 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        encoder, decoder = BACKBONES[config.backbone]
-        self.encoder, self.decoder = encoder(config), decoder(config)
+        self.encoder, self.decoder = BACKBONES[config.backbone](config)
         self.quantizer = VariableCodebookQuantizer(
             config.codebook_sizes, config.code_dim, config.num_codes,
             balance=config.balance, ema=config.codebook_ema, revive=config.revive,
         )  # fmt: skip
 
     def _check(self, images: Tensor, measured: bool = True) -> None:
-        c = self.config
-        expected = (c.channels, c.image_size, c.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            shape = ", ".join(map(str, expected))
-            raise ValueError(f"images must be [B, {shape}], got {tuple(images.shape)}")
-        if not images.is_floating_point():
-            raise ValueError(f"images must be float in [-1, 1], got {images.dtype}")
+        c, shape = self.config, tuple(images.shape)
+        good = shape[1:] == (c.channels, c.image_size, c.image_size)
+        must(good, "images", f"[B, {c.channels}, {c.image_size}, {c.image_size}]", shape)
+        must(images.is_floating_point(), "images", "float in [-1, 1]", images.dtype)
         if measured and len(images):
             least, most = (float(end) for end in images.detach().aminmax())  # NaN if one is
-            if not (least >= -BRIGHTEST and most <= BRIGHTEST):
-                raise ValueError(f"images must lie in [-1, 1], got {least:g} to {most:g}")
+            good = least >= -BRIGHTEST and most <= BRIGHTEST
+            must(good, "images", "in [-1, 1]", f"{least:g} to {most:g}")
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Encode, quantize and decode [B, C, H, W]."""

@@ -21,7 +21,7 @@ class Judge:
         self.train, self.validation, self.test = (self.extract(s.images) for s in splits)
 
     def gfd(self, features: np.ndarray) -> float:
-        """Fréchet distance of other images' features to the test images: reported, never chosen by."""
+        """Fréchet distance of features to those of the test images: to report, not to choose by."""
         return distances.frechet_distance(features, self.test)
 
 

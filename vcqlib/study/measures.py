@@ -23,7 +23,6 @@ from . import cache
 from .experiment import Experiment
 from .instruments import Reconstructions, forced_prefix, redraw, rows, two_sample
 from .judge import Judge, check_samples, judge
-from .samples import Samples
 
 TEMPERATURES = (0.7, 0.85, 1.0, 1.15)
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)  # constant classifier-free guidance scales
@@ -141,10 +140,10 @@ def _more(seen: Seen, sweeps: bool) -> dict:
     result["two_sample"] = two_sample(e, drawn.codes)
     if isinstance(known.extract, extractors.ClassifierExtractor):
         result["class_score"] = distances.class_score(known.extract.probabilities(drawn.images))
-    result["copies"] = _copies(e, drawn, seen.features(), known)
+    result["copies"] = copies(seen)
     if sweeps:
         result["tuned"] = {
-            name: _tuned(seen, name, values)
+            name: _chosen(known, real, sweep(seen, name, values))
             for name, values in (("temperature", TEMPERATURES), ("cfg_scale", GUIDANCE))
         }
         result["probe"] = _probes(e)
@@ -167,15 +166,14 @@ def _chosen(known: Judge, real: Reconstructions, made: dict[str, np.ndarray]) ->
     }
 
 
-def _tuned(seen: Seen, name: str, values: tuple[float, ...]) -> dict:
-    """`_chosen` of one setting of sampling, at the last step."""
+def sweep(seen: Seen, name: str, values: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """Features of samples of the last step at several values of one setting of sampling."""
     e, plain = seen.e, getattr(seen.e.c.sampling, name)
-    made = {
+    return {
         str(v): seen.features() if v == plain
         else seen.known.extract(e.draw(e.ar.model, **{name: v}).images)
         for v in values
     }  # fmt: skip
-    return _chosen(seen.known, seen.real, made)
 
 
 def _floors(e: Experiment) -> dict:
@@ -194,9 +192,14 @@ def _count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _copies(e: Experiment, drawn: Samples, features: np.ndarray, known: Judge) -> dict:
-    """Share of samples nearer to a training image than 99 % of the held-out images are."""
-    found = {}
+def copies(seen: Seen) -> dict[str, float]:
+    """Share of samples nearer to a training image than 99 % of the held-out images are.
+
+    By features and by pixels, with the median distance in units of that of held-out images; and
+    the share whose codes are those of a training image.
+    """
+    e, known, found = seen.e, seen.known, {}
+    drawn, features = e.samples(), seen.features()
     for kind, samples, held_out, training in (
         ("features", features, known.test[:COMPARED], known.train),
         ("pixels", drawn.images, e.test.images[:COMPARED], e.images.images),

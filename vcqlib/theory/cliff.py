@@ -128,6 +128,22 @@ def expected_conditional_entropy(n: int, sizes: Sequence[int]) -> np.ndarray:
     return shared[:-1] - shared[1:]
 
 
+def spent_after(bits: Sequence[float], epsilon: float = 0.01, within: bool = False) -> float:
+    """Positions after which 1 − epsilon of all bits of a curve [T] has been spent; 0 of no bits.
+
+    within: a place within the position, as if its bits came evenly; else a whole number.
+    """
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon must be at least 0 and below 1, got {epsilon}")
+    spent = np.cumsum(bits)
+    if spent[-1] <= 0:
+        return 0
+    if within:
+        places = np.arange(len(spent) + 1)
+        return float(np.interp((1 - epsilon) * spent[-1], [0.0, *spent], places))
+    return int(np.searchsorted(spent, (1 - epsilon) * spent[-1])) + 1
+
+
 def expected_distinct_prefixes(n: int, sizes: Sequence[int]) -> np.ndarray:
     """Expected number of different prefixes of length t among n ideal codes, float64 [T].
 
