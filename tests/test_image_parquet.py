@@ -67,6 +67,8 @@ LABELS = {  # columns, options, metadata → labels, classes
     "notes of other tools": ({"image": PLAIN, "label": [1, 0, 1, 0]}, "",
                              {b"huggingface": b'{"info": {"features": {"label": 1}}}',
                               b"pandas": b"{{"}, [1, 0, 1, 0], "01"),
+    "names that are none": ({"image": PLAIN, "label": [1, 0, 1, 0]}, "",
+                            features(label={"names": 3}), [1, 0, 1, 0], "01"),
     "the index of pandas": (
         {"image": PLAIN, "label": [0, 1, 0, 1], "__index_level_0__": [5, 6, 7, 8]}, "",
         {b"pandas": json.dumps({"index_columns": ["__index_level_0__"]}).encode()},

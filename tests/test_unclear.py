@@ -64,7 +64,7 @@ UNCLEAR = {
     "labels alone in lines": ({"a.jsonl": '{"y": [1, 2]}'}, "a.jsonl", "It has y list."),
     "labels alone in npz": ({"a.npz": {"labels": A, "x": A[0]}}, "a.npz", "It has labels int64"),
     "labels alone in Parquet": ({"a.parquet": {"label": [[1, 2], [3, 4]]}}, "a.parquet", "label"),
-    "a name of two lines": ({"a.npz": {"a\nb\x1b[2J": A[0]}}, "a.npz", r"It has 'a\nb\x1b[2J' int"),
+    "a name of two lines": ({"a.npz": {"a\nb\x1b[2J": A[0]}}, "a.npz", r"It has a\nb\x1b[2J int"),
     "three dimensions": ({"a.npy": A[:, :, None]}, "a.npy", "flatten each sequence"),
     "no tokens in npz": ({"a.npz": {"mu": np.zeros(2)}}, "a.npz", "It has mu float64 (2,)."),
     "float tokens in npz": ({"a.npz": {"codes": A * 1.0}}, "a.npz", "must be integers, got"),

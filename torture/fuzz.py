@@ -303,15 +303,21 @@ def check_command(folder: Path, command: str, words: list[str], content: bytes) 
     )
     names = {"TOKENS": str(file), "OUT": str(folder / "out"), "MISSING": "no.npy"}
     line = [*command.split(), *given, *(names.get(word, word) for word in words)]
+    status, said = _vcq(line)
+    if status is None:
+        return ""
+    return unclear(said, "vcq") if status == 2 else f"exit code {status}: {line}"
+
+
+def _vcq(line: list[str]) -> tuple[int | str | None, str]:
+    """Exit code, None where the help or the parser ended it as they may, and what was said."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-            status = cli.main(line)
-    except SystemExit as error:
-        return (
-            "" if error.code in (0, 2) and "Traceback" not in said.getvalue() else f"{error.code}"
-        )
-    return unclear(said.getvalue(), "vcq") if status == 2 else f"exit code {status}: {line}"
+            return cli.main(line), said.getvalue()
+    except SystemExit as end:
+        fine = end.code in (0, 2, None) and "Traceback" not in said.getvalue()
+        return None if fine else f"ended with {end.code}", said.getvalue()
 
 
 def check_cli(folder: Path, words: list[str], codes: Any) -> str:
@@ -322,16 +328,11 @@ def check_cli(folder: Path, words: list[str], codes: Any) -> str:
     np.save(place, array, allow_pickle=True)
     names = {"TOKENS": str(place), "OUT": str(out), "MISSING": str(folder / "no.npy")}
     line = ["entropy", *(names.get(word, word) for word in words if word != "entropy")]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-            status = cli.main(line)
-    except SystemExit as error:
-        return (
-            "" if error.code in (0, 2) and "Traceback" not in said.getvalue() else f"{error.code}"
-        )
+    status, said = _vcq(line)
+    if status is None:
+        return ""
     if status == 2:
-        return unclear(said.getvalue(), "vcq")
+        return unclear(said, "vcq")
     if out.exists() and _is_fine(array) and str(place) in line:
         total = json.loads(out.read_text())["total_bits"]
         return "" if abs(total - _oracle(array)[0][-1]) < 1e-9 else f"{total} bits"

@@ -22,7 +22,7 @@ Check = Callable[[np.random.Generator, Path], str]
 
 
 class Hang(BaseException):
-    """It took longer than HANG seconds."""
+    """It took too long."""
 
 
 class Tally:
@@ -62,7 +62,7 @@ class Tally:
                 place = folder / "case"
                 place.mkdir()
                 try:
-                    with no_hang():
+                    with no_hang(5 * HANG):
                         problem = check(rng, place)
                 except (Exception, Hang) as error:
                     problem = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
@@ -80,14 +80,14 @@ class Tally:
 
 
 @contextlib.contextmanager
-def no_hang() -> Iterator[None]:
-    """Raise Hang in what takes longer than HANG seconds."""
+def no_hang(limit: int = HANG) -> Iterator[None]:
+    """Raise Hang in what takes longer than `limit` seconds."""
 
     def ring(*_: object) -> None:
-        raise Hang(f"longer than {HANG} s")
+        raise Hang(f"longer than {limit} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(HANG)
+    signal.alarm(limit)
     try:
         yield
     finally:

@@ -52,9 +52,9 @@ def holds_integers(array: Any) -> bool:
     return array.dtype.kind in "iu"
 
 
-def printable(name: str) -> str:
-    """A name as it is, or quoted if it would leave the line or steer the terminal."""
-    return name if name.isprintable() else repr(name)
+def printable(text: str) -> str:
+    """`text` with escapes for what would leave the line or steer the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(error: BaseException) -> str:

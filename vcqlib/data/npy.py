@@ -15,7 +15,6 @@ import numpy as np
 
 from ..checks import one_line
 
-
 DIMENSIONS = 32  # the most that NumPy 1 has
 PARSING = threading.Lock()  # CPython 3.11 parses a literal in one thread at a time, or fails
 

@@ -99,7 +99,9 @@ class ParquetFiles:
             (first, a), (other, b) = list(found.items())[:2]
             raise ValueError(f"{b.path} has columns {other}, {a.path} has {first}")
         ((image, label), part) = next(iter(found.items()))
-        return image, label, tuple(_features(part.physical_schema, label).get("names") or ())
+        names = _features(part.physical_schema, label).get("names")
+        known = isinstance(names, list) and set(map(type, names)) == {str}
+        return image, label, tuple(names) if known else ()
 
     @cached_property
     def channels(self) -> int:
