@@ -168,11 +168,16 @@ print(sorted({{"torch", "pandas", "scipy", "matplotlib", "seaborn"}} & sys.modul
 
 def test_what_a_command_writes_is_not_held_back(capsys, monkeypatch):
     """Parsing is watched, running is not: progress bars go to the terminal as they come."""
-    said = []
-    monkeypatch.setattr("vcqlib.cli.cliff._scheduled", lambda *_: said.append(sys.stderr) or [2, 2])
-    stream = sys.stderr
+    seen = []
+
+    def scheduled(*_):
+        print("now", file=sys.stderr)
+        seen.append(capsys.readouterr().err)
+        return [2, 2]
+
+    monkeypatch.setattr("vcqlib.cli.cliff._scheduled", scheduled)
     assert main(["schedule", "doubling", "--length", "2", "-k", "4"]) == 0
-    assert said == [stream]
+    assert seen == ["now\n"]
 
 
 def test_a_group_of_commands_runs_after_parsing_too():

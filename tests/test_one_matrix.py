@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vcqlib
+from vcqlib import settings
 from vcqlib.checks import holds_integers, integer, unknown_name
 from vcqlib.cli.app import main
 from vcqlib.data.token_files import read_tokens
@@ -84,10 +85,7 @@ def test_integers_of_any_library_count_as_integers(value):
     assert integer(value, "n") == 3 and type(integer(value, "n")) is int
     assert vcqlib.cliff_position(value, value) == 1
     assert vcqlib.codebook_sizes("uniform", value, value).tolist() == [3, 3, 3]
-    from vcqlib.chapters.parameters import check
-
-    if not hasattr(value, "ndim") or isinstance(value, np.integer):  # as papermill and YAML give
-        check({"k_max": value, "length": value, "seed": value})
+    assert settings.check(settings.Whole, value, "n") == 3
 
 
 @pytest.mark.parametrize("value", [True, np.True_, 3.0, np.float64(3), "3", None, [3]])

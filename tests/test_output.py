@@ -71,8 +71,8 @@ def test_a_pipe_that_breaks_while_a_command_speaks(tmp_path):
     """More than a pipe takes, then the work: it is done."""
     code = (
         "import pathlib, sys; from vcqlib.cli import app\n"
-        "def talk(**_): print('x' * 10_000_000); print('y'); pathlib.Path('done').touch()\n"
-        "app.app.cli = talk\n"
+        "def talk(): print('x' * 10_000_000); print('y'); pathlib.Path('done').touch()\n"
+        "app.App.cli = lambda *_, **__: talk\n"
         "sys.exit(app.main([]))"
     )
     process = subprocess.Popen(

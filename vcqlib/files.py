@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checks import one_line
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -97,12 +99,10 @@ class Unwritten(OSError):
 
 
 def _unwritten(path: Path, error: Exception) -> Unwritten:
-    reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(
-        str(error).split()
-    )
-    number = error.errno if isinstance(error, OSError) else None
+    ours = error if isinstance(error, OSError) else OSError()
+    reason = ours.strerror or one_line(error)
     unwritten = Unwritten(f"{path} could not be written ({reason}); what was there before is kept")
-    unwritten.errno = number
+    unwritten.errno = ours.errno
     return unwritten
 
 
@@ -165,7 +165,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping, not {type(content).__name__}")
     return content
@@ -257,7 +257,7 @@ def load_tensors(
             info = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from None
     if not {SEAL, VERSION} & info.keys():
         raise ValueError(f"{path} has no format number and no SHA-256: not a file of this vcqlib")
     if info.pop(SEAL, None) != _tensor_digest(tensors, info):

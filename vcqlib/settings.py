@@ -12,7 +12,6 @@ notebook's parameter, the key in profiles, studies and records, and the option o
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import field as dataclass_field
 from dataclasses import fields, is_dataclass
@@ -23,6 +22,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+from .checks import integer
+
 BOUNDS = {"greater than or equal to": "at least", "less than or equal to": "at most",
           "greater than": "above", "less than": "below", " after validation, not 0": "",
           "dictionary": "mapping"}  # fmt: skip
@@ -30,10 +31,8 @@ BOUNDS = {"greater than or equal to": "at least", "less than or equal to": "at m
 
 def _whole(value: Any) -> Any:
     """NumPy's integers are integers; booleans and floats are not."""
-    if isinstance(value, bool):
-        raise ValueError("should be a whole number")
     try:
-        number = operator.index(value)
+        number = integer(value, "it")
     except TypeError:
         raise ValueError("should be a whole number") from None
     if abs(number) >= 2**63:  # no setting needs more, and NumPy takes no more
@@ -49,16 +48,13 @@ def _real(value: Any) -> Any:
 
 def _sizes(value: Any) -> Any:
     """A list of whole numbers, or its text (papermill's -p gives text): `[2, 4, 8]`."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "(")):
-        try:
-            value = json.loads(value.replace("(", "[").replace(")", "]"))
-        except ValueError:
-            raise ValueError("should be a name or a list of whole numbers") from None
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list | tuple) and not hasattr(value, "tolist"):
-        raise ValueError("should be a name or a list of whole numbers")
     try:
+        if isinstance(value, str) and value.lstrip().startswith(("[", "(")):
+            value = json.loads(value.replace("(", "[").replace(")", "]"))
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list | tuple) and not hasattr(value, "tolist"):
+            raise TypeError
         return tuple(_whole(k) for k in value)
     except (TypeError, ValueError):
         raise ValueError("should be a name or a list of whole numbers") from None

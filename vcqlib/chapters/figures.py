@@ -16,18 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 _COLOURS = sns.color_palette("colorblind").as_hex()
-ARM_COLOURS = {
-    "uniform": _COLOURS[3],
-    "loglinear": _COLOURS[0],
-    "doubling": _COLOURS[2],
-    "matched": _COLOURS[1],
-    "reversed": _COLOURS[4],
-    "shuffled": _COLOURS[7],
-    "linear": _COLOURS[5],
-    "quadratic": _COLOURS[6],
-    "cosine": _COLOURS[9],
-    "ideal": "#555555",
-}
+ARM_COLOURS = {"ideal": "#555555"} | {arm: _COLOURS[i] for arm, i in {
+    "loglinear": 0, "matched": 1, "doubling": 2, "uniform": 3, "reversed": 4, "linear": 5,
+    "quadratic": 6, "shuffled": 7, "cosine": 9,
+}.items()}  # fmt: skip
 _STYLE = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
@@ -252,18 +244,15 @@ def cells(
     Cells take shades of one map by chance, so that neighbours differ, in light and in dark; points
     [n, 2] lie over them.
     """
-    figure, ax = axes(
-        len(rows), len(next(iter(rows.values()))), (7.0, 1.95 * len(rows)), squeeze=False
-    )
+    columns = len(next(iter(rows.values())))
+    figure, ax = axes(len(rows), columns, (7.0, 1.95 * len(rows)), squeeze=False)
     shades = np.random.default_rng(0)
     for line, (label, maps) in zip(ax, rows.items(), strict=True):
         for cell, (title, ids) in zip(line, maps.items(), strict=True):
             _, index = np.unique(ids, return_inverse=True)
             shade = shades.permutation(index.max() + 1)[index.reshape(ids.shape)]
-            cell.imshow(
-                shade, origin="lower", extent=(*extent, *extent), cmap="viridis",
-                interpolation="nearest",
-            )  # fmt: skip
+            place = {"origin": "lower", "extent": (*extent, *extent)}
+            cell.imshow(shade, cmap="viridis", interpolation="nearest", **place)
             cell.scatter(*points.T, s=3, color="white", edgecolor="black", linewidth=0.3)
             _square(cell, title, extent)
         line[0].set_ylabel(label)

@@ -20,6 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..checks import unknown_name
+
 KINDS = ("decoder", "explorer", "nested", "prefixes", "sampler", "schedule")
 LARGEST_TILE = 64  # pixels: pictures of a sprite are shown about this large
 
@@ -54,10 +56,9 @@ def show(
         ValueError: unknown kind, or a number that JSON has no word for (NaN, infinity).
     """
     if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r} (known: {', '.join(KINDS)})")
-    text = json.dumps(
-        config, allow_nan=False, default=methodcaller("tolist"), separators=(",", ":")
-    )
+        raise unknown_name("kind", kind, KINDS)
+    tight = {"default": methodcaller("tolist"), "separators": (",", ":")}
+    text = json.dumps(config, allow_nan=False, **tight)
     picture = io.BytesIO()
     static.savefig(picture, format="png", dpi=100, metadata={"Software": None})
     return Interactive(

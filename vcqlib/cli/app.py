@@ -21,7 +21,7 @@ COMMANDS = {  # name: module and function
     "diagnose": "diagnose.diagnose",
     "study": "study.study",
     "reproduce": "study.reproduce",
-    "lab": "lab.lab",
+    "lab": "study.lab",
     "train": "training.train",
     "encode": "training.encode",
     "sample": "sampling.sample",

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
-from ..files import atomic_path, write_json
+from ..files import write_json
+from .output import after, save_figure, table
 
 LARGEST = 2**63 - 1  # sequences: more than any file holds
 LONGEST = 100_000  # positions
@@ -94,11 +95,8 @@ def cliff(
 
         shown = {"ideal codes": curves["bits"], "capacity": [*map(math.log2, known)]}
         marks = {f"t* = {position}": max(position, 1)} if position is not None else {}
-        with atomic_path(plot) as temporary:
-            figure = figures.positions(
-                shown, dashed=("capacity",), marks=marks, log_x=len(known) > 32
-            )
-            figure.savefig(temporary)
+        figure = figures.positions(shown, dashed=("capacity",), marks=marks, log_x=len(known) > 32)
+        save_figure(figure, plot)
     print(_report(n, known, curves, position, length or (len(sizes) or None)))
 
 
@@ -125,27 +123,23 @@ def _sizes(n: int, k: int | None, name: str, length: int | None, growth: Growth)
 def _report(
     n: int, sizes: list[int], curves: dict[str, Any], cliff: int | None, length: int | None
 ) -> str:
-    bits, total = curves["bits"], math.log2(n)
-    left = np.flatnonzero(bits >= SPENT)
+    left = np.flatnonzero(curves["bits"] >= SPENT)
     last = max(int(left[-1]) + 1 if left.size else 1, cliff or 1)
-    lines = [f"{'position':>8}  {'K_t':>13}  {'capacity':>9}  {'bits':>8}  {'prefixes':>14}"]
-    for t in range(last):
-        lines.append(
-            f"{t + 1:>8}  {sizes[t]:>13,}  {curves['capacity'][t]:>9.2f}  {bits[t]:>8.3f}  "
-            f"{curves['distinct_prefixes'][t]:>14,.0f}"
-        )
+    columns = {
+        "position": [str(t + 1) for t in range(last)],
+        "K_t": [f"{k:,}" for k in sizes[:last]],
+        "capacity": [f"{bits:.2f}" for bits in curves["capacity"][:last]],
+        "bits": [f"{bits:.3f}" for bits in curves["bits"][:last]],
+        "prefixes": [f"{many:,.0f}" for many in curves["distinct_prefixes"][:last]],
+    }
+    lines = table(columns, last)
     if length and last < length:
-        rest = f"{last + 1}–{length}" if last + 1 < length else f"{length}"
-        lines.append(f"{rest:>8}  nothing left to tell: N ideal codes differ by now")
-    lines.append(f"\nN = {n:,} sequences: at most log2 N = {total:.3f} bits in all")
+        lines.append(f"{after(last, length)}  nothing left to tell: N ideal codes differ by now")
+    lines.append(f"\nN = {n:,} sequences: at most log2 N = {math.log2(n):.3f} bits in all")
     if cliff is None:
-        held = curves["capacity"][-1]
-        lines.append(
-            f"no cliff: the {len(sizes)} positions hold {held:.3f} bits, too few for N sequences "
-            "to differ"
-        )
-        return "\n".join(lines)
-    lines.append(f"cliff: t* = {cliff}, where all sequences can differ")
-    if length:
-        lines[-1] += f"; {length - cliff} of {length} positions come after it"
+        lines.append(f"no cliff: the {len(sizes)} positions hold {curves['capacity'][-1]:.3f} bits,"
+                     " too few for N sequences to differ")  # fmt: skip
+    else:
+        rest = f"; {length - cliff} of {length} positions come after it" if length else ""
+        lines.append(f"cliff: t* = {cliff}, where all sequences can differ{rest}")
     return "\n".join(lines)

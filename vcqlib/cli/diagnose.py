@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tyro.conf import Positional
 
+from ..checks import integer
 from ..files import atomic_path, write_json
-from .findings import LEGEND, NOTHING, columns, facts
+from .findings import LEGEND, NOTHING, alternatives, columns, facts
+from .output import table
 
 if TYPE_CHECKING:
     from ..entropy.diagnosis import Diagnosis, HeldOut
@@ -51,8 +53,7 @@ def diagnose(
     from ..data.token_files import read_labels, read_tokens
     from ..entropy.diagnosis import diagnose
 
-    if model_steps < 0:
-        raise ValueError(f"--model-steps must be 0 (no model) or more, got {model_steps}")
+    integer(model_steps, "--model-steps", 0)
     tokens = read_tokens(path)
     classes, pictures = tokens.labels, None
     if images is not None:
@@ -67,7 +68,7 @@ def diagnose(
         if classes is None and len(listing.classes) > 1:
             classes = np.repeat(listing.labels, len(tokens.codes) // len(listing.paths))
     if labels is not None:
-        classes = read_labels(labels, len(tokens.codes))
+        classes, _ = read_labels(labels, len(tokens.codes))
     try:
         found = diagnose(tokens.codes, classes, sizes, tokens.sizes)
         if model_steps:
@@ -107,20 +108,8 @@ def _model(codes: np.ndarray, vocabulary: int, steps: int) -> HeldOut:
 def report(d: Diagnosis, pictures: Twins | None = None) -> str:
     """The page as text."""
     lines = [f"{what:<12} {value:>12}  {beside}" for what, value, beside in facts(d, pictures)]
-    table = columns(d)
-    widths = {name: max(len(name), *map(len, cells)) for name, cells in table.items()}
-    lines += ["", "  ".join(name.rjust(widths[name]) for name in table)]
-    last = -1
-    for t in (t for t in range(d.length) if t < HEAD or t >= d.length - TAIL):
-        if t > last + 1:
-            lines.append("…".rjust(widths["position"]))
-        lines.append("  ".join(cells[t].rjust(widths[name]) for name, cells in table.items()))
-        last = t
-    head = f"{'ideal codes of':<22} {'t*':>5} {'99 % told':>10} {'bits':>9} {'rate':>6}"
-    lines += [*LEGEND, "", head]
-    for a in d.alternatives:
-        never = "never" if a.cliff is None else a.cliff
-        lines.append(f"{a.name:<22} {never:>5} {a.spent:>10} {a.bits:>9.1f} {a.share:>6.0%}")
+    lines += ["", *table(columns(d), HEAD, TAIL), *LEGEND]
+    lines += ["", *table(alternatives(d), len(d.alternatives))]
     for number, advice in enumerate(d.advice, start=1):
         text = f"{number}. {advice.finding} Why: {advice.reason} What to do: {advice.remedy}"
         lines += ["", textwrap.fill(text, 96, subsequent_indent="   ")]

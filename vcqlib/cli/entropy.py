@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tyro.conf import Positional
 
-from ..files import atomic_path, write_json
+from ..files import write_json
+from .output import after, save_figure, table
 
 if TYPE_CHECKING:
     from ..entropy.estimates import ConditionalEntropy
@@ -45,72 +45,56 @@ def entropy(
     """
     from ..data.token_files import read_labels
     from ..entropy.estimates import conditional_entropy
-    from ..entropy.inputs import largest_tokens, read_matrix
+    from ..entropy.inputs import checked_sizes, largest_tokens, read_matrix
 
     tokens = read_matrix(path, columns)
     codes, classes, said = tokens.codes, tokens.labels, tokens.said()
     if labels is not None:
         classes, each = read_labels(labels, len(codes))
-        said = "; ".join(
-            filter(None, [said, f"labels: {labels}" + f", {each} rows each" * (each > 1)])
-        )
+        given = f"labels: {labels}" + f", {each} rows each" * (each > 1)
+        said = f"{said}; {given}" if said else given
     try:
-        observed = [most + 1 for most in largest_tokens(codes)]
-        known = _codebook_sizes(sizes or tokens.sizes, observed)
+        largest = largest_tokens(codes)
+        stated = sizes or tokens.sizes
+        known = checked_sizes(stated, largest) if stated else [most + 1 for most in largest]
         result = conditional_entropy(codes, classes)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    report = _report(result, known, epsilon, assumed=not (sizes or tokens.sizes))
+    report = _report(result, known, epsilon, assumed=not stated)
     try:
         if json is not None:
             write_json(json, _record(result, known, epsilon) | {"read": said})
         if plot is not None:
-            _save(_figure(result, known, epsilon), plot)
+            save_figure(_figure(result, known, epsilon), plot)
     finally:  # the numbers are seen even if a file cannot be written
         print(f"{path}: {said}\n\n{report}" if said else report)
 
 
-def _codebook_sizes(sizes: Sequence[int] | None, observed: list[int]) -> list[int]:
-    if not sizes:
-        return observed
-    if len(sizes) not in (1, len(observed)):
-        raise ValueError(f"--sizes: got {len(sizes)} values, need 1 or T = {len(observed)}")
-    sizes = [*sizes] * (len(observed) // len(sizes))
-    for t, (size, seen) in enumerate(zip(sizes, observed, strict=True), start=1):
-        if seen > size:
-            raise ValueError(f"--sizes: K = {size}, but position {t} holds the token {seen - 1}")
-    return sizes
-
-
 def _report(result: ConditionalEntropy, sizes: list[int], epsilon: float, assumed: bool) -> str:
+    from ..theory.cliff import cliff_position
+
     n, length = result.n_sequences, len(result.bits)
     last = int(np.searchsorted(result.distinct_prefixes, result.distinct_prefixes[-1])) + 1
-    shown = [t for t in range(last) if t < HEAD or t >= last - TAIL]
-    capacity = "log2 max+1" if assumed else "capacity"
-    lines = [f"{'position':>8}  {'bits':>8}  {capacity:>10}  {'prefixes':>12}  {'unique':>7}"]
-    before = -1
-    for t in shown:
-        if t > before + 1:
-            lines.append(f"{'…':>8}")
-        lines.append(
-            f"{t + 1:>8}  {result.bits[t]:>8.3f}  {math.log2(sizes[t]):>10.2f}  "
-            f"{result.distinct_prefixes[t]:>12,}  {result.unique_share[t]:>7.1%}"
-        )
-        before = t
+    columns = {
+        "position": [str(t + 1) for t in range(last)],
+        "bits": [f"{bits:.3f}" for bits in result.bits[:last]],
+        "log2 max+1" if assumed else "capacity": [f"{math.log2(k):.2f}" for k in sizes[:last]],
+        "prefixes": [f"{many:,}" for many in result.distinct_prefixes[:last]],
+        "unique": [f"{share:.1%}" for share in result.unique_share[:last]],
+    }
+    lines = table(columns, HEAD, TAIL)
     if last < length:
-        rest = f"{last + 1}–{length}" if last + 1 < length else f"{length}"
-        lines.append(f"{rest:>8}  {0:>8.3f}  no prefix is split any more")
+        lines.append(f"{after(last, length)}  {0:.3f}  no prefix is split any more")
     cliff = result.cliff(epsilon)
     lines.append(
         f"\nN = {n:,} sequences, T = {length}: {result.total_bits:.3f} bits of at most log2 N = "
         f"{math.log2(n):.3f}"
     )
+    ideal = cliff_position(n, sizes) if min(sizes) >= 2 else None
+    full = "" if ideal is None else f"; codes that used every size in full would need {ideal}"
     lines.append(
-        f"cliff: {1 - epsilon:.4g} of the bits are spent after {cliff} of {length} positions"
+        f"cliff: {1 - epsilon:.4g} of the bits are spent after {cliff} of {length} positions{full}"
     )
-    ideal = _ideal_cliff(n, sizes)
-    if ideal is not None:
-        lines[-1] += f"; codes that used every size in full would need {ideal}"
     if result.per_class:
         cliffs = [part.cliff(epsilon) for part in result.per_class.values()]
         span = f"{min(cliffs)} to {max(cliffs)}"
@@ -118,45 +102,18 @@ def _report(result: ConditionalEntropy, sizes: list[int], epsilon: float, assume
     return "\n".join(lines)
 
 
-def _ideal_cliff(n: int, sizes: list[int]) -> int | None:
-    """t* of `theory.cliff_position`; None if never reached or a position never varies."""
-    from ..theory.cliff import cliff_position
-
-    return cliff_position(n, sizes) if min(sizes) >= 2 else None
-
-
 def _record(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> dict[str, Any]:
     low, high = result.interval()
-    curves = {
-        "bits": result.bits,
-        "bits_low_95": low,
-        "bits_high_95": high,
-        "miller_madow": result.miller_madow(),
-        "grassberger": result.grassberger(),
-        "distinct_prefixes": result.distinct_prefixes,
-        "unique_share": result.unique_share,
-    }
-    record = {name: values.tolist() for name, values in curves.items()}
-    record |= {
-        "sequences": result.n_sequences,
-        "positions": len(result.bits),
-        "total_bits": result.total_bits,
-        "cliff": result.cliff(epsilon),
-        "epsilon": epsilon,
+    curves = {**result.curves(), "bits_low_95": low, "bits_high_95": high}
+    record = {name: values.tolist() for name, values in curves.items()} | {
+        "sequences": result.n_sequences, "positions": len(result.bits),
+        "total_bits": result.total_bits, "cliff": result.cliff(epsilon), "epsilon": epsilon,
         "codebook_sizes": sizes,
-    }
+    }  # fmt: skip
     if result.per_class:
         classes = result.per_class.items()
         record["per_class"] = {str(name): _record(part, sizes, epsilon) for name, part in classes}
     return record
-
-
-def _save(figure: Any, path: Path) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _figure(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> Any:
@@ -166,9 +123,6 @@ def _figure(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> Any
     curves = {"measured": result.bits, "capacity": np.log2(np.array(sizes, float))}
     if min(sizes) >= 2:
         curves["ideal codes"] = expected_conditional_entropy(result.n_sequences, sizes)
-    return figures.positions(
-        curves,
-        dashed=("capacity", "ideal codes"),
-        marks={f"cliff: {result.cliff(epsilon)}": max(result.cliff(epsilon), 1)},
-        log_x=len(sizes) > 32,
-    )
+    marks = {f"cliff: {result.cliff(epsilon)}": max(result.cliff(epsilon), 1)}
+    dashed = ("capacity", "ideal codes")
+    return figures.positions(curves, dashed=dashed, marks=marks, log_x=len(sizes) > 32)

@@ -25,11 +25,8 @@ def facts(d: Diagnosis, pictures: Twins | None) -> Iterator[tuple[str, str, str]
     yield "cliff", f"{d.measured_cliff}", f"positions tell 99 %; ideal codes {ideal}"
     if d.class_cliffs:
         low, high = min(d.class_cliffs), max(d.class_cliffs)
-        yield (
-            "in a class",
-            f"{low} to {high}",
-            f"positions tell 99 % ({len(d.class_cliffs)} classes)",
-        )
+        many = len(d.class_cliffs)
+        yield "in a class", f"{low} to {high}", f"positions tell 99 % ({many} classes)"
     even = float(np.exp2(d.ideal_unigram.mean()))
     yield (
         "effective K", f"{seen.effective_size:,.1f}",
@@ -59,32 +56,37 @@ def facts(d: Diagnosis, pictures: Twins | None) -> Iterator[tuple[str, str, str]
 
 def columns(d: Diagnosis) -> dict[str, list[str]]:
     """The table of positions: heading -> cells."""
-    shared = d.entropy.unique_share
+
+    def bits(values: Any, known: Any = True) -> list[str]:
+        where = np.broadcast_to(known, len(values))
+        return [f"{max(v, 0):.3f}" if k else "–" for v, k in zip(values, where, strict=True)]
+
     table = {
         "position": [str(t) for t in range(1, d.length + 1)],
         "K": [f"{k:,}" for k in d.sizes],
         "used": [f"{u:,}" for u in d.usage.used],
         "(ideal)": [f"{u:,.0f}" for u in d.ideal_used],
         "perplexity": [f"{p:,.1f}" for p in d.usage.perplexity],
-        "alone": _bits(d.usage.bits),
-        "alone*": [  # no estimate of the source where most tokens are new
-            f"{h:.3f}" if used <= d.n / 3 else "–"
-            for h, used in zip(d.usage.corrected_bits, d.usage.used, strict=True)
-        ],
-        "bits": _bits(d.entropy.bits),
-        "bits*": [  # nor where most sequences are unique already
-            f"{h:.3f}" if lone <= 1 / 3 else "–"
-            for h, lone in zip(d.entropy.grassberger(), shared, strict=True)
-        ],
-        "ideal": _bits(d.ideal),
+        "alone": bits(d.usage.bits),
+        # no estimate of the source where most tokens are new
+        "alone*": bits(d.usage.corrected_bits, d.usage.used <= d.n / 3),
+        "bits": bits(d.entropy.bits),
+        # nor where most sequences are unique already
+        "bits*": bits(d.entropy.grassberger(), d.entropy.unique_share <= 1 / 3),
+        "ideal": bits(d.ideal),
     }
-    if d.held_out is not None:
-        table["held out"] = _bits(d.held_out.test)
-    return table
+    return table if d.held_out is None else table | {"held out": bits(d.held_out.test)}
 
 
-def _bits(values: Any) -> list[str]:
-    return [f"{max(value, 0):.3f}" for value in values]
+def alternatives(d: Diagnosis) -> dict[str, list[str]]:
+    """The table of other codebooks: heading -> cells."""
+    return {
+        "ideal codes of": [a.name for a in d.alternatives],
+        "t*": ["never" if a.cliff is None else str(a.cliff) for a in d.alternatives],
+        "99 % told": [str(a.spent) for a in d.alternatives],
+        "bits": [f"{a.bits:,.1f}" for a in d.alternatives],
+        "rate": [f"{a.share:.0%}" for a in d.alternatives],
+    }
 
 
 NOTHING = "Nothing stands out: the codes are spread, and told, as ideal ones would be."

@@ -7,6 +7,7 @@ the book, in its `parameters` and `settings`. A command takes the names that it 
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass, make_dataclass
 from inspect import signature
@@ -48,14 +49,15 @@ def expand(argv: Sequence[str], commands: dict[str, Callable]) -> list[str]:
     """
     argv = list(argv)
     name = next((n for n in commands if argv[: len(n.split())] == n.split()), None)
-    path = _value(argv, "--config")
+    reader = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    reader.add_argument("--config", nargs="?")  # without a value: tyro says so
+    path = reader.parse_known_args(argv)[0].config
     if name is None or path is None:
         return argv
     known = {command: defaults(call) for command, call in commands.items()}
-    everywhere = {option for defaults in known.values() for option in defaults}
-    values = _values(Path(path), everywhere)
-    own, words = known[name], len(name.split())
-    return [*argv[:words], *_flags(values, own), *argv[words:]]
+    values = _values(Path(path), {option for own in known.values() for option in own})
+    words = len(name.split())
+    return [*argv[:words], *_flags(values, known[name]), *argv[words:]]
 
 
 def defaults(command: Callable) -> dict[str, Any]:
@@ -84,15 +86,6 @@ def _flags(values: dict[str, Any], own: dict[str, Any]) -> list[str]:
         else:
             found += [f"--{name}", str(value)]
     return found
-
-
-def _value(argv: list[str], option: str) -> str | None:
-    for i, word in enumerate(argv):
-        if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return None
 
 
 def _values(path: Path, everywhere: Iterable[str]) -> dict[str, Any]:

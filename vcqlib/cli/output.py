@@ -4,9 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO
+
+from ..files import atomic_path
+
+
+def table(columns: Mapping[str, Sequence[str]], head: int, tail: int = 0) -> list[str]:
+    """Lines of columns, flush right, under their names; … between the first and last rows shown."""
+    rows = [*zip(*columns.values(), strict=True)]
+    if len(rows) > head + tail:
+        rows[head : len(rows) - tail] = [("…", *[""] * (len(columns) - 1))]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (tuple(columns), *rows)
+    ]
+
+
+def after(last: int, length: int) -> str:
+    """The positions after `last`, as the first cell of a table's last line."""
+    return f"{f'{last + 1}–{length}' if last + 1 < length else length:>8}"
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure in the format of the suffix; ValueError names the file if there is none."""
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .findings import LEGEND, NOTHING, columns, facts
+from .findings import LEGEND, NOTHING, alternatives, columns, facts
 
 if TYPE_CHECKING:
     from ..entropy.diagnosis import Diagnosis
@@ -68,15 +68,14 @@ def page(d: Diagnosis, name: str, pictures: Twins | None = None) -> str:
         f"<p>What to do: {escape(a.remedy)}</p></article>"
         for a in d.advice
     )
-    rows = [(a.name, _never(a.cliff), a.spent, f"{a.bits:,.1f}", f"{a.share:.0%}")
-            for a in d.alternatives]  # fmt: skip
     told = (
         f"99 % of {d.entropy.total_bits:.2f} bits are told after {d.measured_cliff} of {d.length} "
-        f"positions; ideal codes: {_never(d.cliff)}"
+        f"positions; ideal codes: {'never' if d.cliff is None else d.cliff}"
     )
     parts = [
         f"<h1>Diagnosis of {escape(name)}</h1>",
-        _table(("", "", ""), facts(d, pictures), "facts"),
+        _table(dict(zip(("", " ", "  "), zip(*facts(d, pictures), strict=True), strict=True)),
+               kind="facts"),
         "<h2>What follows</h2>",
         advice or f"<p>{NOTHING}</p>",
         "<h2>The cliff</h2>",
@@ -84,11 +83,11 @@ def page(d: Diagnosis, name: str, pictures: Twins | None = None) -> str:
         "<h2>Usage</h2>",
         _figure(used, "even codes", "Perplexity of each position by itself", log=True),
         "<h2>Other codebooks of this length and size</h2>",
-        _table(("ideal codes of", "t*", "99 % told", "bits", "rate"), rows, "",
-               "t*: positions after which all sequences can differ. rate: bits, of uniform's."),
+        _table(alternatives(d), "t*: positions after which all sequences can differ. rate: bits, "
+               "of uniform's."),
         _twins(pictures) if pictures and pictures.groups else "",
         "<details><summary>Every position</summary>",
-        _table(tuple(columns(d)), zip(*columns(d).values(), strict=True), "", " ".join(LEGEND)),
+        _table(columns(d), " ".join(LEGEND)),
         "</details>",
     ]  # fmt: skip
     body = "\n".join(parts)
@@ -100,19 +99,15 @@ def page(d: Diagnosis, name: str, pictures: Twins | None = None) -> str:
     )
 
 
-def _never(cliff: int | None) -> str:
-    return "never" if cliff is None else str(cliff)
-
-
-def _table(head: Sequence[str], rows, kind: str = "", caption: str = "") -> str:
+def _table(columns: Mapping[str, Sequence[str]], caption: str = "", kind: str = "") -> str:
     cells = "".join(
-        f'<tr><th scope="row">{escape(str(first))}</th>'
-        + "".join(f"<td>{escape(str(cell))}</td>" for cell in rest)
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
         + "</tr>"
-        for first, *rest in rows
+        for first, *rest in zip(*columns.values(), strict=True)
     )
-    top = "".join(f'<th scope="col">{escape(word)}</th>' for word in head)
-    top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
+    top = "".join(f'<th scope="col">{escape(word)}</th>' for word in columns)
+    top = f"<thead><tr>{top}</tr></thead>" if any(map(str.strip, columns)) else ""
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="wide" tabindex="0"><table class="{kind}">{said}{top}'

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from tyro.conf import Positional, arg
 
+from ..checks import integer
 from ..files import write_json
 from .options import configured, options
 from .training import Device, fewer, load_decoder
@@ -47,8 +48,8 @@ def sample(
     from ..training.run import memory_advice
 
     c = configured(settings)
-    if batch < 1 or first < 0:
-        raise ValueError(f"need batch >= 1 and first >= 0, got {batch} and {first}")
+    integer(batch, "--batch", 1)
+    integer(first, "--first", 0)
     info = read_config(ar_folder, ARModel)["codes"]
     how = {f.name: getattr(c.sampling, f.name) for f in fields(c.sampling)}
     n = how.pop("n_samples")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -43,10 +42,8 @@ class App(SubcommandApp):
         self.prog, self.description = prog, description
         self.names: list[str] = []
 
-    def command(self, func: Any = None, **options: Any) -> Any:
+    def command(self, func: Any, **options: Any) -> Any:
         """Register a command, as in tyro; returns it unchanged."""
-        if func is None:
-            return lambda func: self.command(func, **options)
         self.names.append(options.get("name") or func.__name__)
         super().command(func if isinstance(func, SubcommandApp) else deferred(func), **options)
         return func
@@ -72,12 +69,10 @@ class App(SubcommandApp):
             known = [word for word in argv[:1] if word in self.names]
             help_for = " ".join([self.prog, *known, "--help"])
             raise ValueError(f"{one_line(said.getvalue())} (see {help_for})") from None
-        sys.stderr.write(said.getvalue())
+        if sys.stderr:  # None after 2>&-
+            sys.stderr.write(said.getvalue())
         try:
             call()
-            sys.stdout.flush()
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except ModuleNotFoundError as error:
             raise missing(error) from None
 

@@ -1,4 +1,4 @@
-"""`vcq study` and `vcq reproduce`."""
+"""`vcq study`, `vcq lab` and `vcq reproduce`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
+
+from ..checks import integer
+from ..progress import bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,8 +45,7 @@ def study(
 
     loaded = load_study(path)
     results = results or records.default_results()
-    if jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+    integer(jobs, "--jobs", 1)
     if only is not None and not 0 <= only < len(loaded.runs):
         raise ValueError(f"--only must be from 0 to {len(loaded.runs) - 1}, got {only}")
     if jobs > 1 and (slurm or only is not None):
@@ -56,19 +58,21 @@ def study(
     runs = loaded.runs if only is None else loaded.runs[only : only + 1]
     before = [run for run in runs if records.current(results, run)]
     print(f"{loaded.name}: {len(runs)} runs, {len(before)} recorded", flush=True)
-    if jobs == 1 or len(before) == len(runs):
-        for count, run in enumerate(compute(runs, results), start=1):
-            if run not in before:
-                print(f"[{count}/{len(runs)}] {_line(run, results)}", flush=True)
-    else:
-        _watch(path, list(runs), results, jobs)
+    if jobs > 1 and len(before) < len(runs):
+        return _watch(path, list(runs), results, jobs)
+    for count, run in enumerate(compute(runs, results), start=1):
+        if run not in before:
+            print(f"[{count}/{len(runs)}] {_line(run, results)}", flush=True)
+
+
+def _numbers(run: StudyRun, results: Path) -> dict[str, float]:
+    from ..study import records
+
+    return records.summary(records.read(results / run.study / f"{run.name}.json")["measures"])
 
 
 def _line(run: StudyRun, results: Path) -> str:
-    from ..study import records
-
-    numbers = records.summary(records.read(results / run.study / f"{run.name}.json")["measures"])
-    return f"{run.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+    return f"{run.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in _numbers(run, results).items())
 
 
 def _watch(path: Path, runs: list[StudyRun], results: Path, jobs: int) -> None:
@@ -119,13 +123,39 @@ def _table(runs: list[StudyRun], results: Path) -> Table:
     table = Table("run", "trained", "rFD", "held-out bits", "gFD", title=runs[0].study)
     for run in runs:
         if records.current(results, run):
-            record = records.read(results / run.study / f"{run.name}.json")
-            numbers = records.summary(record["measures"])
+            numbers = _numbers(run, results)
             cells = [f"{numbers[k]:.3f}" for k in ("rfd", "held_out_bits", "gfd")]
             table.add_row(run.name, "recorded", *cells)
         else:
             table.add_row(run.name, ", ".join(run.experiment.finished))
     return table
+
+
+def lab(path: Positional[Path], jobs: int = 1, results: Path | None = None) -> None:
+    """Compute every trial of a lab file that has no current record; go on at any time.
+
+    Points in the plane, many small models side by side. Tokenizers lie in $VCQ_CACHE (default
+    build/cache); each finished trial is one record, RESULTS/NAME.json, which `vcq reproduce`
+    computes anew. Afterwards the claims of the file are judged on what is recorded.
+
+    Args:
+        path: the lab file, book/studies/lab.yaml.
+        jobs: processes of one thread that share the work.
+        results: folder of the records; default data/results/lab.
+    """
+    from ..lab import judge, records
+    from ..lab.plan import load_lab, runs
+
+    integer(jobs, "--jobs", 1)
+    loaded = load_lab(path)
+    results = results or records.default_results() / path.stem
+    every = list(runs(loaded))
+    left = [run for run in every if not records.current(results, run)]
+    print(f"{path.stem}: {len(every)} trials, {len(every) - len(left)} recorded", flush=True)
+    with bar(total=sum(run.cost for run in left), desc="model-steps", unit_scale=True) as shown:
+        records.compute(loaded, results, jobs, lambda done: shown.update(sum(r.cost for r in done)))
+    table = judge.verdicts(loaded, judge.frame(records.load(results)))
+    print(table.to_string(index=False, float_format="{:.3g}".format))
 
 
 def reproduce(path: Positional[Path]) -> None:

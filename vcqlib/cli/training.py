@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg, subcommand
 
+from ..checks import integer
 from .options import configured, options
 from .shell import deferred
 
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 Layout = Literal["image-major", "position-major"]
 TOO_LARGE = "out of memory beside the steps: choose a smaller model"
-TokenizerOptions = options(
-    "data", "codes", "tokenizer", "tokenizer_recipe", "losses", "seed", "device"
-)
+TokenizerOptions = options("data", "codes", "tokenizer", "tokenizer_recipe", "losses",
+                           "seed", "device")  # fmt: skip
 AROptions = options("ar", "ar_recipe", "seed", "device")
 
 
@@ -96,16 +96,15 @@ def encode(
     from ..training.distributed import processes, rank
     from ..training.run import memory_advice
 
-    if batch < 1:
-        raise ValueError(f"--batch must be at least 1, got {batch}")
+    integer(batch, "--batch", 1)
     trained = read_config(tokenizer_folder, Tokenizer)
     settings = trained["configuration"]
     named = dataset or settings["dataset"]
     own = split == "train" and named == settings["dataset"]
-    sizes = {"schedule": "reversed", "of": settings["sizes"]} if reverse else {
-        "schedule": settings["sizes"]}  # fmt: skip
-    codes = {"length": len(settings["sizes"]), "k_max": settings["k_max"], "workers": workers}
-    c = Configuration.of({"dataset": named, **sizes, **codes})
+    sizes, k_max = settings["sizes"], settings["k_max"]
+    order = {"schedule": "reversed", "of": sizes} if reverse else {"schedule": sizes}
+    codes = {"length": len(sizes), "k_max": k_max, "workers": workers}
+    c = Configuration.of({"dataset": named, **order, **codes})
     count = settings["n_images"] if own else None
     with processes(device) as place, memory_advice(fewer(batch)):
         model = load_model(tokenizer_folder, Tokenizer, place)
@@ -170,13 +169,9 @@ def _artist(
 
     from ..study.samples import draw
 
-    decoder = load_decoder(folder, store.info, device)
-
-    def artist(model: ARModel) -> torch.Tensor:
-        labels = torch.arange(16) % model.config.classes
-        return draw(model, decoder, labels, flipped=store.info["reversed"]).images
-
-    return artist
+    decoder, flipped = load_decoder(folder, store.info, device), store.info["reversed"]
+    labels = torch.arange(16)
+    return lambda ar: draw(ar, decoder, labels % ar.config.classes, flipped=flipped).images
 
 
 def load_decoder(folder: Path, codes: dict, device: torch.device):

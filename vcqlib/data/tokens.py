@@ -43,6 +43,7 @@ class Tokens:
     left_out: tuple[str, ...] = ()
 
     def labelled(self, labels: np.ndarray, name: str) -> Tokens:
+        """The same with labels [N], which lie in what is called `name`."""
         return replace(self, labels=labels, labels_from=name)
 
     def said(self) -> str:

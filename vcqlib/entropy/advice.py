@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,13 +84,8 @@ def _short(d: Diagnosis) -> Iterator[Advice]:
 
 
 def _root(n: int, length: int) -> int:
-    """Smallest K with K^length ≥ n, exact."""
-    k = max(round(n ** (1 / length)), 2)
-    while k**length < n:
-        k += 1
-    while k > 2 and (k - 1) ** length >= n:
-        k -= 1
-    return k
+    """Smallest K ≥ 2 with K^length ≥ n, exact below 2^53."""
+    return next(k for k in count(max(int(n ** (1 / length)) - 1, 2)) if k**length >= n)
 
 
 def _dead(d: Diagnosis) -> Iterator[Advice]:
@@ -136,14 +132,10 @@ def _unused(d: Diagnosis) -> Iterator[Advice]:
         return
     short = float((d.ideal_unigram - d.usage.bits)[living].mean())
     if short >= MISSING:
-        own, even = (
-            float(np.exp2(bits[living].mean())) for bits in (d.usage.bits, d.ideal_unigram)
-        )
-        smaller = (
-            f"A codebook of about {own:,.0f} codes could"
-            if min(d.sizes) == max(d.sizes)
-            else f"Codebooks of {2**-short:.0%} of these sizes could"
-        )
+        own, even = (2 ** bits[living].mean() for bits in (d.usage.bits, d.ideal_unigram))
+        one = min(d.sizes) == max(d.sizes)
+        smaller = (f"A codebook of about {own:,.0f} codes could" if one
+                   else f"Codebooks of {2**-short:.0%} of these sizes could")  # fmt: skip
         yield Advice(
             "unused",
             f"{d.usage.pooled_used:,} of {max(d.sizes):,} codes occur at all. A position uses as "
@@ -158,7 +150,7 @@ def _unused(d: Diagnosis) -> Iterator[Advice]:
 
 def _same(d: Diagnosis) -> Iterator[Advice]:
     expected = d.n - float(expected_distinct_prefixes(d.n, d.sizes)[-1])
-    if d.cliff is not None and d.duplicates > max(COPIES * d.n, 2 * expected + 1):
+    if d.cliff is not None and d.duplicates > max(COPIES * d.n, 2 * expected + 8):
         yield Advice(
             "same",
             f"{d.duplicates:,} of {d.n:,} sequences ({d.duplicates / d.n:.1%}) equal an earlier "

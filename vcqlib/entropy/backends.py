@@ -19,13 +19,6 @@ BLOCK = 1 << 14  # rows a thread handles at once: one block of a few columns sta
 ROOT = 64  # larger than any bit length: marks where the first group starts
 
 
-def _shared(opens: Any) -> Any:
-    """Which entries of a run structure are in runs of two or more."""
-    keep = ~opens
-    keep[:-1] |= ~opens[1:]
-    return keep
-
-
 class Field(NamedTuple):
     """`bits` bits of the tokens of one position, above the `shift` lowest."""
 
@@ -126,8 +119,6 @@ class NumPyArrays:
     def running(mask: Any) -> Any:
         return np.cumsum(mask, dtype=np.int32)
 
-    shared = staticmethod(_shared)
-
     @staticmethod
     def maps_rows(codes: Any) -> bool:
         """Whether reading by row, in order, saves reading the same page of a file again."""
@@ -215,8 +206,6 @@ class TorchArrays:
     @staticmethod
     def running(mask: Any) -> Any:
         return mask.cumsum(0)
-
-    shared = staticmethod(_shared)
 
     @staticmethod
     def repeated(codes: Any, rows: Any, group: Any, groups: int, position: int) -> bool:

@@ -18,6 +18,7 @@ from ..theory import cliff as theory
 from ..theory.schedules import LARGEST, codebook_sizes
 from .advice import Advice, advise
 from .estimates import ConditionalEntropy, conditional_entropy
+from .inputs import checked_sizes
 from .usage import TokenUsage, usage
 
 SPENT = 0.01  # the cliff is where all but this share of the bits has been told
@@ -115,33 +116,22 @@ class Diagnosis:
             "unigram_corrected": self.usage.corrected_bits,
             "ideal_used": self.ideal_used,
             "ideal_unigram": self.ideal_unigram,
-            "bits": self.entropy.bits,
-            "miller_madow": self.entropy.miller_madow(),
-            "grassberger": self.entropy.grassberger(),
-            "unique_share": self.entropy.unique_share,
-            "distinct_prefixes": self.entropy.distinct_prefixes,
+            **self.entropy.curves(),
             "ideal_bits": self.ideal,
         }
         if self.held_out:
             curves |= {"model_train": self.held_out.train, "model_held_out": self.held_out.test}
         return {name: curve.tolist() for name, curve in curves.items()} | {
-            "sequences": self.n,
-            "positions": self.length,
-            "codebook_sizes": list(self.sizes),
-            "codebook_sizes_from": self.sizes_from,
-            "total_bits": self.entropy.total_bits,
-            "cliff": self.measured_cliff,
-            "ideal_cliff": self.cliff,
-            "class_cliffs": self.class_cliffs,
-            "effective_size": self.usage.effective_size,
-            "codebook_used": self.usage.pooled_used,
-            "codebook_perplexity": 2**self.usage.pooled_bits,
-            "dead": list(self.dead),
-            "copies": [list(pair) for pair in self.usage.copies],
-            "duplicates": self.duplicates,
-            "alternatives": [asdict(a) | {"sizes": list(a.sizes)} for a in self.alternatives],
+            "sequences": self.n, "positions": self.length,
+            "codebook_sizes": self.sizes, "codebook_sizes_from": self.sizes_from,
+            "total_bits": self.entropy.total_bits, "cliff": self.measured_cliff,
+            "ideal_cliff": self.cliff, "class_cliffs": self.class_cliffs,
+            "effective_size": self.usage.effective_size, "codebook_used": self.usage.pooled_used,
+            "codebook_perplexity": 2**self.usage.pooled_bits, "dead": self.dead,
+            "copies": self.usage.copies, "duplicates": self.duplicates,
+            "alternatives": [asdict(a) for a in self.alternatives],
             "advice": [asdict(advice) for advice in self.advice],
-        }
+        }  # fmt: skip
 
 
 def diagnose(
@@ -165,15 +155,14 @@ def diagnose(
     """
     entropy = conditional_entropy(codes, labels)
     seen = usage(codes)
-    if len(sizes):
-        origin = "given"
-    elif recorded is not None:
-        origin, sizes = "recorded", recorded
-    else:
-        origin, sizes = "assumed", guessed_sizes(seen.largest)
-    known = _checked(sizes, seen.largest)
+    origin = "given" if len(sizes) else "assumed" if recorded is None else "recorded"
+    sizes = sizes if len(sizes) else guessed_sizes(seen.largest) if recorded is None else recorded
+    known = tuple(checked_sizes(sizes, seen.largest.tolist(), least=2))
     n = seen.n_sequences
-    singles = {k: (_used(n, k), _unigram(n, k)) for k in set(known)}
+    used, alone = (
+        {k: float(expected(n, [k])[0]) for k in set(known)}
+        for expected in (theory.expected_distinct_prefixes, theory.expected_conditional_entropy)
+    )
     # chance would make a whole position constant with K^(1 − N), at any of T positions
     certain = [(n - 1) * math.log2(k) > 10 + math.log2(len(known)) for k in known]
     found = Diagnosis(
@@ -182,8 +171,8 @@ def diagnose(
         usage=seen,
         entropy=entropy,
         cliff=theory.cliff_position(n, known),
-        ideal_used=np.array([singles[k][0] for k in known]),
-        ideal_unigram=np.array([singles[k][1] for k in known]),
+        ideal_used=np.array([used[k] for k in known]),
+        ideal_unigram=np.array([alone[k] for k in known]),
         ideal=theory.expected_conditional_entropy(n, known),
         dead=tuple((np.flatnonzero((seen.used == 1) & certain) + 1).tolist()),
         alternatives=_alternatives(n, len(known), max(known)),
@@ -203,27 +192,6 @@ def guessed_sizes(largest: np.ndarray) -> tuple[int, ...]:
     return tuple(max(int(k) + 1, 2) for k in np.broadcast_to(running, largest.shape))
 
 
-def _checked(sizes: Sequence[int], largest: np.ndarray) -> tuple[int, ...]:
-    length = len(largest)
-    if len(sizes) not in (1, length):
-        raise ValueError(f"sizes: got {len(sizes)} values, need 1 or T = {length}")
-    sizes = tuple(int(k) for k in sizes) * (length // len(sizes))
-    for t, (size, most) in enumerate(zip(sizes, largest.tolist(), strict=True), start=1):
-        if size < 2:
-            raise ValueError(f"sizes: K_{t} must be at least 2, got {size}")
-        if most >= size:
-            raise ValueError(f"sizes: K_{t} = {size}, but position {t} holds the token {most}")
-    return sizes
-
-
-def _used(n: int, k: int) -> float:
-    return float(theory.expected_distinct_prefixes(n, [k])[0])
-
-
-def _unigram(n: int, k: int) -> float:
-    return float(theory.expected_conditional_entropy(n, [k])[0])
-
-
 def _alternatives(n: int, length: int, k: int) -> tuple[Alternative, ...]:
     """Uniform, doubling and log-linear codebooks of at most k rows (capped at 2^32)."""
     k = min(k, LARGEST)
@@ -234,16 +202,8 @@ def _alternatives(n: int, length: int, k: int) -> tuple[Alternative, ...]:
     found = []
     for name, (schedule, ramp) in schedules.items():
         sizes = codebook_sizes(schedule, length, k, ramp=ramp).tolist()
-        ideal = theory.expected_conditional_entropy(n, sizes)
+        spent = theory.spent_after(theory.expected_conditional_entropy(n, sizes), SPENT)
         bits = float(theory.cumulative_capacity(sizes)[-1])
-        found.append(
-            Alternative(
-                name,
-                tuple(sizes),
-                theory.cliff_position(n, sizes),
-                theory.spent_after(ideal, SPENT),
-                bits,
-                bits / (length * math.log2(k)),
-            )
-        )
+        t_star, share = theory.cliff_position(n, sizes), bits / (length * math.log2(k))
+        found.append(Alternative(name, tuple(sizes), t_star, spent, bits, share))
     return tuple(found)

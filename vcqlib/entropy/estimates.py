@@ -58,9 +58,6 @@ class PrefixCounts:
     length: int
     levels: tuple[Level, ...]
 
-    def __post_init__(self) -> None:
-        assert len(self.levels) <= self.length
-
 
 @dataclass(frozen=True, eq=False)
 class ConditionalEntropy:
@@ -149,20 +146,23 @@ class ConditionalEntropy:
         margin = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
         return np.maximum(self.bits - margin, 0.0), self.bits + margin
 
+    def curves(self) -> dict[str, np.ndarray]:
+        """All estimates by position, each [T]."""
+        return {
+            "bits": self.bits, "miller_madow": self.miller_madow(),
+            "grassberger": self.grassberger(), "distinct_prefixes": self.distinct_prefixes,
+            "unique_share": self.unique_share,
+        }  # fmt: skip
+
     def to_frame(self) -> pandas.DataFrame:
         """One row for each position (one-based), with all curves; a `class` column if labelled."""
         import pandas
 
-        frame = pandas.DataFrame(
-            {
-                "position": np.arange(1, len(self.bits) + 1),
-                "bits": self.bits,
-                "standard_error": self.standard_error,
-                "miller_madow": self.miller_madow(),
-                "distinct_prefixes": self.distinct_prefixes,
-                "unique_share": self.unique_share,
-            }
-        )
+        frame = pandas.DataFrame({
+            "position": np.arange(1, len(self.bits) + 1), "bits": self.bits,
+            "standard_error": self.standard_error, "miller_madow": self.miller_madow(),
+            "distinct_prefixes": self.distinct_prefixes, "unique_share": self.unique_share,
+        })  # fmt: skip
         if not self.per_class:
             return frame
         parts = {"all": frame} | {label: part.to_frame() for label, part in self.per_class.items()}
@@ -240,10 +240,10 @@ def _histograms(counts: PrefixCounts) -> Iterator[tuple[np.ndarray, np.ndarray]]
     alone = 0
     for sizes, often, _ in counts.levels:
         alone = counts.n - int(np.dot(sizes, often))
+        more = [1] if alone else []
         yield (
-            (np.concatenate([[1], sizes]), np.concatenate([[alone], often]))
-            if alone
-            else (sizes, often)
+            np.r_[more, sizes].astype(np.int64),
+            np.r_[[alone] * len(more), often].astype(np.int64),
         )
     if len(counts.levels) < counts.length:
         yield np.array([1]), np.array([counts.n])
@@ -275,11 +275,9 @@ def _cross(sizes: Any, parents: Any) -> float:
         own, above = ((x * x.log2() - (x - 1) * (x - 1).log2()) for x in n)
         return float((n[0] * own * above).sum())
     most, total = int(parents.max()), 0.0
-    table = gain(np.maximum(np.arange(most + 1), 1)) if most < len(sizes) else None
+    # fewer logarithms where a table of them is short
+    table = gain(np.maximum(np.arange(most + 1), 1)).take if most < len(sizes) else gain
     for lo in range(0, len(sizes), CHUNK):
         own, above = sizes[lo : lo + CHUNK], parents[lo : lo + CHUNK]
-        if table is None:
-            total += float(np.dot(own * gain(own), gain(above)))
-        else:  # fewer logarithms
-            total += float(np.dot(own * table[own], table[above]))
+        total += float(np.dot(own * table(own), table(above)))
     return total

@@ -42,9 +42,7 @@ def as_matrix(codes: Any) -> Any:
     """Return `codes` as a NumPy array, or as a tensor on its device, or say what is wrong."""
     if is_tensor(codes):
         if codes.is_nested or codes.is_meta or str(codes.layout) != "torch.strided":
-            raise TypeError(
-                f"codes must be a dense tensor, got {type(codes).__name__} without rows"
-            )
+            raise TypeError(f"codes must be a dense tensor, got a {codes.layout} one without rows")
         if holds_integers(codes) and codes.device.type == "cpu":
             codes = codes.detach().numpy()
     elif np.ma.is_masked(codes):
@@ -88,6 +86,20 @@ def largest_tokens(codes: np.ndarray) -> list[int]:
         _check_range(block, row, position, codes.dtype)
         most.append(block.max(axis=0))
     return (np.max(most, axis=0) if rows_first else np.concatenate(most)).tolist()
+
+
+def checked_sizes(sizes: Sequence[int], largest: Sequence[int], least: int = 1) -> list[int]:
+    """K, or K_1..K_T, as T sizes; ValueError if one is below `least` or a token that occurs."""
+    length = len(largest)
+    if len(sizes) not in (1, length):
+        raise ValueError(f"sizes: got {len(sizes)} values, need 1 or T = {length}")
+    sizes = [int(k) for k in sizes] * (length // len(sizes))
+    for t, (size, most) in enumerate(zip(sizes, largest, strict=True), start=1):
+        if size < least:
+            raise ValueError(f"sizes: K_{t} must be at least {least}, got {size}")
+        if most >= size:
+            raise ValueError(f"sizes: K_{t} = {size}, but position {t} holds the token {most}")
+    return sizes
 
 
 def _check_range(codes: np.ndarray, row: int = 0, position: int = 0, dtype: Any = None) -> None:

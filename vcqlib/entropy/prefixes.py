@@ -79,14 +79,14 @@ def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[A
                 yield sizes, parents
             del sizes, parents
             if 2 * shared < len(live):
-                live = live[xp.shared(opens)]
+                live = live[_shared(opens)]
             above = low
         done = field.shift == 0
         position, pending = field.position + done, (None if done else field.shift)
         if position < length:
             del live, opens
             opens = lengths > low
-            keep = xp.shared(opens)
+            keep = _shared(opens)
             group = xp.running(opens[keep]) - 1
             groups = int(group[-1]) + 1
             del lengths, opens
@@ -101,6 +101,13 @@ def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[A
                 sizes = xp.count(group)
                 yield from ((sizes, sizes) for _ in range(position, length))
                 return
+
+
+def _shared(opens: Any) -> Any:
+    """Which entries of a run structure are in runs of two or more."""
+    keep = ~opens
+    keep[:-1] |= ~opens[1:]
+    return keep
 
 
 def _pack(

@@ -34,14 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.token_files import one_series, token_files
-from .estimates import (
-    ConditionalEntropy,
-    Level,
-    PrefixCounts,
-    count_prefixes,
-    gain,
-    summarize,
-)
+from .estimates import ConditionalEntropy, Level, PrefixCounts, count_prefixes, gain, summarize
 from .inputs import largest_tokens, read_matrix
 
 log = logging.getLogger(__name__)
@@ -211,6 +204,5 @@ def _columns(lists: Sequence[list[Level]]) -> list[list[Level]]:
 
 def _merge_levels(levels: list[Level]) -> Level:
     sizes, where = np.unique(np.concatenate([level.sizes for level in levels]), return_inverse=True)
-    often = np.zeros(len(sizes), np.int64)
-    np.add.at(often, where, np.concatenate([level.often for level in levels]))
-    return Level(sizes, often, float(sum(level.cross for level in levels)))
+    often = np.bincount(where, np.concatenate([level.often for level in levels]))  # exact to 2^53
+    return Level(sizes, often.astype(np.int64), float(sum(level.cross for level in levels)))

@@ -105,11 +105,14 @@ def steady(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
         if not (norm.running_mean.isfinite() & norm.running_var.sqrt().isfinite()).all():
             raise ValueError("the running statistics have NaN or infinite entries: train them anew")
         return norm(x)
-    before = [statistic.clone() for statistic in norm.buffers()]
+    kept = dict(norm.named_buffers())
+    for name, statistic in kept.items():  # the backward pass may read what the forward pass wrote
+        norm._buffers[name] = statistic.clone()
     y = norm(x)
     sane = (norm.running_mean + norm.running_var).sum().isfinite()
-    for now, old in zip(norm.buffers(), before, strict=True):
-        now.data.copy_(torch.where(sane, now, old))  # data: the backward pass does not read them
+    for name, statistic in kept.items():
+        statistic.copy_(torch.where(sane, norm._buffers[name], statistic))
+        norm._buffers[name] = statistic
     return torch.where(sane, y, torch.nan)
 
 
