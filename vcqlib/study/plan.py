@@ -32,6 +32,9 @@ from .judge import check_samples
 from .measures import measure
 from .records import StudyRun
 
+# what ends a run, and not its study; that memory lacks, torch says by a RuntimeError
+WRONG = (ValueError, TypeError, ArithmeticError, MemoryError, ImportError, OSError, RuntimeError)
+
 
 @settings
 class Group:
@@ -123,8 +126,9 @@ def compute(runs: Iterable[StudyRun], results: Path) -> Iterator[StudyRun]:
                     _record(run, results)
             except cache.Busy:
                 busy.append(run)
-            except (ValueError, ArithmeticError, MemoryError, ImportError, OSError) as error:
-                print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
+            except WRONG as error:
+                why = " ".join(str(error).split()) or type(error).__name__
+                print(f"{run.name} failed: {why}", file=sys.stderr, flush=True)
                 failed.append(run.name)
             else:
                 yield run
