@@ -1,6 +1,5 @@
 """Two processes under torchrun train what one process trains."""
 
-import importlib
 import json
 import os
 import shutil
@@ -16,26 +15,12 @@ from vcqlib.files import load_tensors, read_json
 from vcqlib.training import distributed
 from vcqlib.training.checkpoints import Checkpoints
 
-# A finished run has no checkpoints: those of step 5 are put aside, in FOLDER-halfway.
-HALFWAY = """
-import shutil
-from vcqlib.training.checkpoints import Checkpoints
-from vcqlib.training.distributed import rank
-
-def save(self, step, original=Checkpoints.save):
-    original(self, step)
-    if step == 5 and rank() == 0:
-        place = self.folder.with_name(self.folder.name + "-halfway")
-        place.mkdir(exist_ok=True)
-        shutil.copy(self.folder / "step-00000005.safetensors", place)
-
-Checkpoints.save = save
-"""
 SCRIPT = """
 import sys
-import halfway
+from test_distributed import Checkpoints, kept
 from vcqlib.cli.app import main
 from vcqlib.training.distributed import processes
+Checkpoints.save = kept
 with processes("cpu"):
     for line in open(sys.argv[1]):
         if main(line.split()):
@@ -113,6 +98,15 @@ def last_line(folder):
     return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
 
 
+def kept(self, step, save=Checkpoints.save):
+    """Save, and keep a copy of step 5 beside the folder: a finished run leaves no checkpoint."""
+    save(self, step)
+    if step == 5 and distributed.rank() == 0:
+        beside = self.folder.with_name(f"{self.folder.name}-kept")
+        shutil.copytree(self.folder, beside, ignore=lambda _, names: {
+            name for name in names if "step-00000005" not in name})  # fmt: skip
+
+
 def close(a, b):
     assert a.keys() == b.keys()
     for name in a:
@@ -122,7 +116,7 @@ def close(a, b):
 def torchrun(*arguments):
     """Two processes on this machine."""
     root = str(Path(vcqlib.__file__).parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [root, str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     return subprocess.run([*command, "2", *arguments], capture_output=True, text=True,
@@ -131,16 +125,13 @@ def torchrun(*arguments):
 
 def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Checkpoints, "save", Checkpoints.save)  # put back afterwards
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "halfway.py").write_text(HALFWAY)
-    importlib.import_module("halfway")
+    monkeypatch.setattr(Checkpoints, "save", kept)
     for line in (f"{TOKENIZER} --no-balance --out one", f"{TOKENIZER} --out balanced",
                  f"{CRITIC} --out critic", f"{TOKENIZER} --revive 100 --out revived",
                  "encode --tokenizer-folder one --out codes --device cpu",
                  f"{AR} --out ar"):  # fmt: skip
         assert main(line.split()) == 0
-    shutil.copytree(tmp_path / "ar-halfway", tmp_path / "resumed")
+    (tmp_path / "ar-kept").rename(tmp_path / "resumed")
     lines = (f"{TOKENIZER} --no-balance --out one2", f"{TOKENIZER} --out balanced2",
              f"{CRITIC} --tokenizer-shard --out critic2",
              f"{TOKENIZER} --revive 100 --out revived2", f"{AR} --out ddp",
@@ -172,7 +163,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
             torch.testing.assert_close(torch.tensor(a[key]), torch.tensor(b[key]), rtol=1e-5,
                                        atol=least)  # fmt: skip
     # what a sharded run wrote, one process continues
-    shutil.copytree(tmp_path / "sharded-halfway", tmp_path / "alone")
+    (tmp_path / "sharded-kept").rename(tmp_path / "alone")
     assert main(f"{AR} --out alone".split()) == 0
     close(weights(tmp_path / "ar"), weights(tmp_path / "alone"))
 

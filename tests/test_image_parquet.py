@@ -67,6 +67,8 @@ LABELS = {  # columns, options, metadata → labels, classes
     "notes of other tools": ({"image": PLAIN, "label": [1, 0, 1, 0]}, "",
                              {b"huggingface": b'{"info": {"features": {"label": 1}}}',
                               b"pandas": b"{{"}, [1, 0, 1, 0], "01"),
+    "names that are none": ({"image": PLAIN, "label": [1, 0, 1, 0]}, "",
+                            features(label={"names": 3}), [1, 0, 1, 0], "01"),
     "the index of pandas": (
         {"image": PLAIN, "label": [0, 1, 0, 1], "__index_level_0__": [5, 6, 7, 8]}, "",
         {b"pandas": json.dumps({"index_columns": ["__index_level_0__"]}).encode()},
@@ -108,6 +110,10 @@ UNCLEAR = {  # columns, options → what is said
                    r"which column is the label, coarse or fine\? Add \?label=NAME"),
     "two images": ({"a": PLAIN, "b": PLAIN, "label": [0] * 4}, "",
                    r"which column is the image, a or b\? Add \?image=NAME"),
+    "an index without pandas' note": ({"image": PLAIN, "__index_level_0__": [0, 1, 2, 3]}, "",
+                                      "needs a column of image bytes and one of labels"),
+    "sizes alone": ({"image": PLAIN, "width": [4] * 4, "kind": list("abab")}, "",
+                    "which column is the label, kind or width"),
     "row numbers alone": ({"image": PLAIN, "id": [1, 2, 3, 4]}, "", "column is the label, id"),
     "captions alone": ({"image": PLAIN, "text": list("wxyz")}, "", "column is the label, text"),
     "no such column": ({"image": PLAIN, "label": [0] * 4}, "?label=lable",
@@ -168,6 +174,12 @@ def test_a_split_is_the_files_called_after_it(tmp_path, case):
     assert data.labels.tolist() == files[taken] and data.classes == ("0", "1")
     assert set(data.images[:, 0, 0, 0].tolist()) == {list(files).index(taken)}
     assert len(load_images(f"parquet:{tmp_path}", "train")) == 2
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+    for shade in (1, 2):
+        write(tmp_path / "train.parquet", {"image": [encoded((shade, 0, 0))], "label": [0]})
+        assert load_images(f"parquet:{tmp_path}", "train").images[0, 0, 0, 0] == shade
 
 
 def test_classes_are_those_of_the_training_split(tmp_path):

@@ -1,7 +1,10 @@
 """What people of the field have on disk, written as their scripts write it, labels included."""
 
+import gc
 import json
 import resource
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vcqlib.data.npy import read_npy
 from vcqlib.data.token_files import read_labels, read_tokens
 
 N, T = 24, 6
@@ -155,8 +159,8 @@ def npys(root, names, arrays):
     return root
 
 
-def npy(root, array=CODES):
-    return npys(root, "a", [array]) / "a.npy"
+def npy(root, array=None):
+    return npys(root, "a", [CODES if array is None else array]) / "a.npy"
 
 
 def array_of_lists(root):
@@ -267,3 +271,28 @@ LABEL_FILES = {
 def test_labels_in_a_file_of_their_own(kind, tmp_path):
     labels, each = read_labels(LABEL_FILES[kind](tmp_path), N)
     assert np.array_equal(labels, LABELS) and each == 1
+
+
+def test_headers_are_parsed_in_many_threads(tmp_path):
+    """As dask's workers do: CPython 3.11 fails where a finalizer lets another thread parse."""
+
+    class Finalized:
+        def __init__(self):
+            self.cycle = self
+
+        def __del__(self):
+            sum(range(50))
+
+    def read(_):
+        Finalized()
+        return read_npy(path).shape
+
+    path, before = npy(tmp_path), (gc.get_threshold(), sys.getswitchinterval())
+    try:
+        gc.set_threshold(20)
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(read, range(10_000))) == {(N, T)}
+    finally:
+        gc.set_threshold(*before[0])
+        sys.setswitchinterval(before[1])

@@ -246,6 +246,10 @@ def _too_large(*_):
         torch.empty(2**55)  # 128 PiB
 
 
+def _no_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+
 def _no_package(*_):
     import a_package_that_nobody_has  # noqa: F401
 
@@ -258,6 +262,7 @@ def _no_file(*_):
     ("trouble", "said"),
     [
         (_too_large, "out of memory: choose a smaller model"),
+        (_no_memory, "failed: CUDA out of memory. Tried to allocate 2 GiB\n"),
         (_no_package, "No module named 'a_package_that_nobody_has'"),
         (_no_file, "gone.gz is not listed"),
     ],

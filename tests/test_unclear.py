@@ -18,8 +18,10 @@ from vcqlib.data.token_files import read_tokens
 A = np.arange(12).reshape(4, 3)
 
 
-SHAPE = "{'descr': '<i8', 'fortran_order': False, 'shape': (-3, -5), }"
-NEGATIVE = b"\x93NUMPY\1\0v\0" + SHAPE.ljust(118).encode()
+def header(shape, descr="'<i8'", end="}"):
+    """A `.npy` of 16 bytes of data, whose header says what it is told to."""
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, {end}"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text.encode() + bytes(16)
 
 
 def save(path, value):
@@ -59,6 +61,10 @@ UNCLEAR = {
     "other suffix": ({"a.bin": "x"}, "a.bin", "unknown suffix '.bin'; known: .npy, .npz, .pt"),
     "no suffix": ({"a": "x"}, "a", "unknown suffix ''"),
     "lines in gzip": ({"a.jsonl.gz": "x"}, "a.jsonl.gz", "unknown suffix '.gz'"),
+    "labels alone in lines": ({"a.jsonl": '{"y": [1, 2]}'}, "a.jsonl", "It has y list."),
+    "labels alone in npz": ({"a.npz": {"labels": A, "x": A[0]}}, "a.npz", "It has labels int64"),
+    "labels alone in Parquet": ({"a.parquet": {"label": [[1, 2], [3, 4]]}}, "a.parquet", "label"),
+    "a name of two lines": ({"a.npz": {"a\nb\x1b[2J": A[0]}}, "a.npz", r"It has a\nb\x1b[2J int"),
     "three dimensions": ({"a.npy": A[:, :, None]}, "a.npy", "flatten each sequence"),
     "no tokens in npz": ({"a.npz": {"mu": np.zeros(2)}}, "a.npz", "It has mu float64 (2,)."),
     "float tokens in npz": ({"a.npz": {"codes": A * 1.0}}, "a.npz", "must be integers, got"),
@@ -96,7 +102,14 @@ UNCLEAR = {
     ),
     "a token of 2^63": ({"a.jsonl": f"[{2**63}, 1]"}, "a.jsonl", "got 9223372036854775808"),
     "a token of 2^70": ({"a.jsonl": f"[{2**70}, 1]"}, "a.jsonl", f"got {2**70}"),
-    "a negative shape": ({"a.npy": NEGATIVE}, "a.npy", "not a .npy array: shape (-3, -5)"),
+    "a negative shape": ({"a.npy": header("(-3, -5)")}, "a.npy", "array: shape (-3, -5)"),
+    "a shape of truth": ({"a.npy": header("(True, 2)")}, "a.npy", "not a .npy array: "),
+    "a shape of 40 axes": ({"a.npy": header(f"({'1,' * 40})")}, "a.npy", "not a .npy array: shape"),
+    "a header too deep": ({"a.npy": header("-" * 9000 + "1")}, "a.npy", "not a .npy array: Memory"),
+    "a header not closed": ({"a.npy": header("(1, 2)", end="[")}, "a.npy", "not a .npy array: "),
+    "a header with half a type": ({"a.npy": header("(1, 2)", "'i4, ('")}, "a.npy", "not a .npy ar"),
+    "a list as a key": ({"a.npy": header("(1, 2)", end="[]: 1}")}, "a.npy", "not a .npy array: "),
+    "a type of no bytes": ({"a.npy": header("(1, 2)", "'V0'")[:-16]}, "a.npy", "empty: shape"),
     "numpy in pt": ({"a.pt": {"codes": A}}, "a.pt", "holds more than tensors, lists and words"),
     "columns of one": ({"d/0.npy": A[:, :1], "d/1.npy": A[:, :1]}, "d", "shape (4, 1): one image"),
     "a copy by hand": ({"d/0.npy": A[0], "d/0 (1).npy": A[0]}, "d", "0 (1).npy: parts of one"),

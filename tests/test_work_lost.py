@@ -83,6 +83,15 @@ def test_what_a_killed_process_had_half_written_goes(tmp_path) -> None:
     assert names(tmp_path) == ["step-00000010.safetensors"]
 
 
+def test_an_older_one_that_is_a_folder_ends_no_run(tmp_path) -> None:
+    run = checkpoints(tmp_path)
+    for step in (1, 2, 3, 4):
+        run.save(step)
+        if step == 1:
+            DAMAGE["a folder"](tmp_path / "step-00000001.safetensors")
+    assert names(tmp_path) == [f"step-0000000{step}.safetensors" for step in (1, 3, 4)]
+
+
 def test_order_is_by_step_whatever_the_length_of_the_number(tmp_path) -> None:
     run = checkpoints(tmp_path)
     for step in (99_999_998, 99_999_999, 100_000_000):

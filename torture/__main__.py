@@ -10,12 +10,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "book")]
+sys.path[:0] = [str(ROOT / name) for name in (".", "book", "tests")]  # whose cases are fuzzed too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # part -> how often, in full
 PARTS = {
     "kills": 50, "disk": 1, "flips": 40, "determinism": 0, "fuzz": 300, "hostile": 1, "load": 10**8,
-    "continuity": 1,
+    "continuity": 1, "statistics": 300, "readers": 300, "walks": 300, "works": 100, "outputs": 100,
 }  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import operator
-import signal
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,12 +21,11 @@ from hypothesis import strategies as st
 
 from runner.chapters import Book
 from torture.jobs import ROOT
-from torture.tally import OURS, Tally, unclear
+from torture.tally import OURS, Hang, Tally, no_hang, unclear
 from vcqlib import VariableCodebookQuantizer, cliff_position, conditional_entropy
 from vcqlib.chapters.parameters import known
 from vcqlib.cli import app as cli
 
-HANG = 60  # seconds
 CHECKS = ("parameters.experiment", "parameters.check")
 WORDS = ("uniform", "loglinear", "doubling", "matched", "reversed", "digits", "mlp", "nano", "cpu",
          "synthetic:8x1", "folder:/", "folder:", "kjv", "", "a\nb", "é" * 300)  # fmt: skip
@@ -38,10 +36,6 @@ VALUES = st.one_of(
     st.lists(st.one_of(st.integers(-2, 40), st.sampled_from(WORDS), st.floats()), max_size=5),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )  # fmt: skip
-
-
-class Hang(BaseException):
-    """It took longer than HANG seconds."""
 
 
 def run(tally: Tally, count: int, seed: int, folder: Path) -> None:
@@ -66,7 +60,7 @@ def _fuzz(
 
     def example(**values: Any) -> None:
         counted[what] += 1
-        with _no_hang():
+        with no_hang():
             problem = check(**values)
         assert not problem, problem
 
@@ -81,20 +75,6 @@ def _fuzz(
         notes = " ".join(getattr(error, "__notes__", []))
         tally.count(what, " ".join(f"{type(error).__name__}: {error} {notes}".split())[:700])
     tally.tried[what] = counted[what]
-
-
-@contextlib.contextmanager
-def _no_hang() -> Iterator[None]:
-    def ring(*_: object) -> None:
-        raise Hang(f"longer than {HANG} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(HANG)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 # ------------------------------------------------------------------------ parameters

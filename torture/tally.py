@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import signal
 import sys
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 OURS = (ValueError, TypeError, OSError, MemoryError, FloatingPointError)  # with one clear line
 LONGEST = 700  # characters of a line that is still one
+HANG = 60  # seconds
+Check = Callable[[np.random.Generator, Path], str]
+
+
+class Hang(BaseException):
+    """It took too long."""
 
 
 class Tally:
@@ -36,6 +49,27 @@ class Tally:
             problem = f"{type(error).__name__}: {error}"
         self.count(what, problem)
 
+    def kinds(
+        self, kinds: Mapping[str, tuple[int, Check]], count: int, seed: int, folder: Path
+    ) -> None:
+        """Of each kind, `share` tenths of `count` cases: `check(rng, place)` says what is wrong.
+
+        Each case has a seed and an empty folder of its own; a loss says which it was.
+        """
+        for what, (share, check) in kinds.items():
+            for case in range(max(1, count * share // 10)):
+                rng = np.random.default_rng([seed, case, zlib.crc32(what.encode())])
+                place = folder / "case"
+                place.mkdir()
+                try:
+                    with no_hang(5 * HANG):
+                        problem = check(rng, place)
+                except (Exception, Hang) as error:
+                    problem = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+                self.count(what, problem and f"case {case} of seed {seed}: {problem}")
+                shutil.rmtree(place)
+            self.say(what)
+
     def say(self, line: str) -> None:
         seconds = time.monotonic() - self.started
         print(f"{self.part:>12} {seconds:6.1f} s  {line}", file=sys.stderr, flush=True)
@@ -43,6 +77,22 @@ class Tally:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+
+@contextlib.contextmanager
+def no_hang(limit: int = HANG) -> Iterator[None]:
+    """Raise Hang in what takes longer than `limit` seconds."""
+
+    def ring(*_: object) -> None:
+        raise Hang(f"longer than {limit} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(limit)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def refusal(call: Callable[[], Any], *names: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 def unknown_name(kind: str, value: object, known: Iterable[str]) -> ValueError:
     """The error for an unknown name: the nearest known ones, or else all."""
-    known = sorted(map(str, known))
+    known = sorted(printable(str(name)) for name in known)
     shown = repr(value) if len(repr(value)) <= 120 else f"{repr(value)[:100]}…"
     near = get_close_matches(str(value)[:80].lower(), known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -50,6 +50,11 @@ def holds_integers(array: Any) -> bool:
         kinds = str(array.dtype).removeprefix("torch.")
         return kinds.startswith(("int", "uint"))
     return array.dtype.kind in "iu"
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what would leave the line or steer the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(error: BaseException) -> str:

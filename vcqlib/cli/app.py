@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from ..checks import unknown_name
+from ..checks import printable, unknown_name
 from .output import forgiving_output
 from .shell import App
 
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout:
                 sys.stdout.flush()
         except (ValueError, TypeError, OSError, MemoryError, ArithmeticError, ImportError) as error:
-            print(f"vcq: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            why = printable(" ".join(str(error).split())) or type(error).__name__
+            print(f"vcq: {why}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("vcq: interrupted", file=sys.stderr)

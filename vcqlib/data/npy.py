@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,9 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from ..checks import one_line
+
+DIMENSIONS = 32  # the most that NumPy 1 has
+PARSING = threading.Lock()  # CPython 3.11 parses a literal in one thread at a time, or fails
 
 
 class Header(NamedTuple):
@@ -46,7 +50,7 @@ def read_npy(path: str | Path) -> np.ndarray:
             f"{path}: {size - needed} bytes follow its array {header.shape}: "
             "save one array a file, or several as .npz"
         )
-    if 0 in header.shape:
+    if not header.bytes:
         raise ValueError(f"{path}: empty: shape {header.shape}")
     order = "F" if header.fortran else "C"
     return np.memmap(path, header.dtype, "r", header.start, header.shape, order)
@@ -56,10 +60,14 @@ def _header(file: IO[bytes], name: object) -> Header:
     try:
         first = np.lib.format.read_magic(file) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-        header = Header(*read(file), file.tell())
-        if any(extent < 0 for extent in header.shape):
+        with PARSING:
+            header = Header(*read(file), file.tell())
+        whole = all(type(extent) is int and extent >= 0 for extent in header.shape)
+        if not whole or len(header.shape) > DIMENSIONS:
             raise ValueError(f"shape {header.shape}")
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a literal can be damaged in as many ways as Python has errors
         raise ValueError(f"{name}: not a .npy array: {one_line(error)}") from None
     if header.dtype.hasobject:
         raise ValueError(f"{name}: holds Python objects; unpickling is refused: save integers")

@@ -39,7 +39,7 @@ KINDS = {  # the type that `datasets` gives such a column, and its usual names
     "label": ("ClassLabel", ("label", "labels", "class", "category", "target", "cls")),
 }
 MOST_CLASSES = 1_000_000
-ROW_NUMBER = re.compile(r"(^|_)(id|idx|index)$", re.IGNORECASE)
+NO_LABEL = re.compile(r"(^|_)(id|idx|index|width|height|size)$", re.IGNORECASE)
 
 
 class ParquetFiles:
@@ -63,6 +63,7 @@ class ParquetFiles:
     def __init__(self, place: str | Path, split: str) -> None:
         folder, options = folders.split_options(str(place))
         self._root = folders.existing_folder(folder)
+        _read.cache_clear()  # whose files may have been replaced
         files = _files(self._root)
         with _readable(self._root):
             self._splits = {name: dataset(paths, format="parquet") for name, paths in files.items()}
@@ -98,7 +99,9 @@ class ParquetFiles:
             (first, a), (other, b) = list(found.items())[:2]
             raise ValueError(f"{b.path} has columns {other}, {a.path} has {first}")
         ((image, label), part) = next(iter(found.items()))
-        return image, label, tuple(_features(part.physical_schema, label).get("names") or ())
+        names = _features(part.physical_schema, label).get("names")
+        known = isinstance(names, list) and set(map(type, names)) == {str}
+        return image, label, tuple(names) if known else ()
 
     @cached_property
     def channels(self) -> int:
@@ -221,8 +224,8 @@ def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
     for found in (
         [name for name in fitting if _features(schema, name).get("_type") == feature],
         [name for name in fitting if name.lower() in usual],
-        # a text is a caption as often as a class, a number may be the row's own
-        [n for n, kind in fitting.items() if not (_is_text(kind) or re.search(ROW_NUMBER, n))],
+        # a text is a caption as often as a class, a number may be the row's own or a size
+        [n for n, kind in fitting.items() if not (_is_text(kind) or NO_LABEL.search(n))],
     ):
         if len(found) == 1:
             return found[0]
@@ -234,12 +237,11 @@ def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
 def _labels(files: Any, column: str, root: Path) -> np.ndarray:
     """The labels of a pyarrow data set, int64 or texts (object) [N]."""
     with _readable(f"{root}, column {column!r}"):
-        values = files.to_table(columns=[column])[column]
-    if values.null_count:
-        raise ValueError(f"{root}: {values.null_count:,} rows have no {column}")
-    if not len(values):
+        found = files.to_table(columns=[column])[column].to_pylist()
+    if None in found:
+        raise ValueError(f"{root}: {found.count(None):,} rows have no {column}")
+    if not found:
         raise ValueError(f"{root} has no images in {files.files[0]}")
-    found = values.to_pylist()
     return np.array(found, dtype=object if isinstance(found[0], str) else np.int64)
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..checks import one_line
+from ..checks import one_line, printable
 
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm", ".tif",
@@ -19,10 +19,6 @@ GREY = frozenset(("1", "L", "LA"))
 COLOUR = frozenset(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
 # what the suffixes mean, and no more: Pillow would hand a PostScript file to an interpreter
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)  # a message keeps to one line
 
 
 def _open(file: Path | BinaryIO, name: str) -> Image.Image:
@@ -51,7 +47,7 @@ def _open(file: Path | BinaryIO, name: str) -> Image.Image:
 
 def image_mode(file: Path | BinaryIO, name: str | None = None) -> str:
     """The mode in the header; ValueError if it does not fit into 8 bits a channel."""
-    with _open(file, _printable(name or str(file))) as image:
+    with _open(file, printable(name or str(file))) as image:
         return image.mode
 
 
@@ -61,7 +57,7 @@ def open_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
     Raises ValueError with `name` (default: the path) if it is broken, too large, in a mode that
     8 bits cannot hold, or one of several in its file (animations, pages).
     """
-    name = _printable(name or str(file))
+    name = printable(name or str(file))
     with _open(file, name) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # on corrupt EXIF data: names no file
         try:

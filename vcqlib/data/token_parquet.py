@@ -102,12 +102,12 @@ def _choose(schema: Any, label: str | None, path: Path) -> list[str]:
 
 def index_columns(schema: Any) -> set[str]:
     """Columns in which pandas stored a table's index."""
+    found = {name for name in schema.names if re.fullmatch(r"__index_level_\d+__", name)}
     try:
-        stored = (schema.pandas_metadata or {}).get("index_columns", [])
-    except ValueError:  # a note that is no JSON
-        stored = []
-    generic = {name for name in schema.names if re.fullmatch(r"__index_level_\d+__", name)}
-    return generic | {name for name in stored if isinstance(name, str)}
+        stored = schema.pandas_metadata["index_columns"]
+        return found | {name for name in stored if isinstance(name, str)}
+    except (KeyError, TypeError, ValueError):  # no note of pandas, or one that is none
+        return found
 
 
 def _is_list(kind: Any) -> bool:
@@ -124,9 +124,10 @@ def _is_label(kind: Any) -> bool:
 
 
 def _labels(column: Any, name: str) -> np.ndarray:
-    if column.null_count:
-        raise ValueError(f"{name}: {column.null_count} of {len(column)} labels are missing (null)")
-    return np.array(column.to_pylist())
+    labels = column.to_pylist()
+    if None in labels:
+        raise ValueError(f"{name}: {labels.count(None)} of {len(labels)} labels are missing (null)")
+    return np.array(labels)
 
 
 def _tokens(column: Any, name: str) -> np.ndarray:

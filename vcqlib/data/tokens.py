@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import holds_integers, unknown_name
+from ..checks import holds_integers, printable, unknown_name
 from .npy import check_memory
 
 LABEL_NAMES = ("labels", "label", "class_id", "class_ids", "y")
@@ -55,6 +55,7 @@ class Tokens:
 
 def _listed(names: Sequence[str]) -> str:
     """Names, shortened where there are many."""
+    names = [printable(name) for name in names]
     if len(names) <= LISTED:
         return ", ".join(names)
     return f"{', '.join(names[:2])} … {names[-1]} ({len(names)})"
@@ -85,11 +86,12 @@ def choose(
     """What holds the tokens, in the order of positions; ValueError if nothing decides.
 
     Those asked for in `columns`; else the one of the `known` that is named as tokens; else the only
-    `likely` one. held: name → what it is, for messages.
+    `likely` one that is not named as labels. held: name → what it is, for messages.
     """
     if columns:
         return named(columns, held, path)
-    sure = [[name] for name in known_codes(known)] or likely
+    sure = [[name] for name in known_codes(known)]
+    sure = sure or [names for names in likely if names[0].lower() not in LABEL_NAMES]
     if len(sure) != 1:
         raise ambiguous(path, held)
     return sure[0]
@@ -97,7 +99,7 @@ def choose(
 
 def ambiguous(path: Path, held: Mapping[str, object]) -> ValueError:
     """The error where no name decides; `held`: name → what it is."""
-    shown = [f"{name} {what}" for name, what in held.items()]
+    shown = [f"{printable(name)} {what}" for name, what in held.items()]
     return ValueError(
         f"{path}: what of it holds the tokens? It has {_listed(shown) or 'nothing'}. Name it with "
         "--columns (columns=…); several, such as scales from coarse to fine, are joined in this "

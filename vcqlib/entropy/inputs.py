@@ -63,8 +63,10 @@ def as_matrix(codes: Any) -> Any:
         raise ValueError(
             f"codes ({describe(codes)}): 2^31 rows and more: see vcqlib.entropy.sharded"
         )
-    if isinstance(codes, np.ndarray) and not _check_file(codes) and codes.size <= CHECKED_WHOLE:
-        _check_range(codes)
+    if isinstance(codes, np.ndarray):
+        mapped = _check_file(codes)
+        if len(codes) == 1 or (not mapped and codes.size <= CHECKED_WHOLE):
+            _check_range(codes)  # one row is never counted
     return codes
 
 

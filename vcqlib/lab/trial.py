@@ -36,9 +36,9 @@ class Trial:
     """Everything the numbers of a trial depend on."""
 
     arms: dict[str, tuple[int, ...]] = Field(min_length=1)  # name: K_1..K_T
+    passes: tuple[Real, ...] = Field(min_length=1)  # over the training set, where to measure
     world: str = setting("pinwheel", "density")
     n: Whole = setting(300, "training points N", ge=2)
-    passes: tuple[Real, ...] = Field(min_length=1)  # over the training set, where to measure
     set_seed: Seed = setting(0, "of the training points")
     tokenizer_seed: Seed = setting(0, "of the tokenizer's first weights and its points")
     ar_seed: Seed = setting(0, "of the AR model's first weights and its order of the data")

@@ -45,9 +45,8 @@ def run_folder(
     first, start = distributed.rank() == 0, time.time()
     if held := (folder / "config.json").is_file():
         if wrong := differences(read_record(folder / "config.json"), config):
-            raise ValueError(
-                f"{folder} holds another run ({'; '.join(wrong)}): give another --out, or remove it"
-            )
+            raise ValueError(f"{folder} holds another run ({'; '.join(wrong)}): give another "
+                             "--out, or remove it")  # fmt: skip
         if (folder / WEIGHTS).is_file():
             if first:
                 print(f"{folder}: finished already")
@@ -60,19 +59,20 @@ def run_folder(
     def finish(model: nn.Module) -> None:
         save_weights(folder / WEIGHTS, model)
         if first:
-            write_json(folder / "run.json", about_this_run())
-            for old in folder.glob("step-*"):  # those set aside as damaged too
-                old.unlink()
-        distributed.barrier()  # what one process has written, all may read
+            report()
+        distributed.barrier()  # the others read what the first one writes
 
-    def about_this_run() -> dict[str, Any]:
+    def report() -> None:
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-        return {
+        record = {
             "seconds": round(time.time() - start, 1), "processes": distributed.world(),
             "device": gpu or platform.processor() or platform.machine(),
             "python": platform.python_version(), "torch": torch.__version__,
             "vcqlib": __version__, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }  # fmt: skip
+        write_json(folder / "run.json", record)
+        for old in folder.glob("step-*"):  # those set aside as damaged too
+            old.unlink()
 
     try:
         yield finish

@@ -32,6 +32,9 @@ from .judge import check_samples
 from .measures import measure
 from .records import StudyRun
 
+# what ends a run, and not its study; that memory lacks, torch says by a RuntimeError
+WRONG = (ValueError, TypeError, ArithmeticError, MemoryError, ImportError, OSError, RuntimeError)
+
 
 @settings
 class Group:
@@ -78,10 +81,8 @@ def load_study(path: str | Path) -> Study:
         raise ValueError(f"{path}: {error}") from None
     for arm, values in file.arms.items():
         if other := sorted(values.keys() & flat(Configuration).keys() - set(records.ARM)):
-            raise ValueError(
-                f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their codebook sizes "
-                "only; what a group shares stands under `set`"
-            )
+            raise ValueError(f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their "
+                             "codebook sizes only; the rest stands under `set`")  # fmt: skip
     runs: dict[str, StudyRun] = {}
     for group in file.groups:
         for seed, ar_seed, arm in product(group.seeds, group.ar_seeds, group.arms):
@@ -125,8 +126,9 @@ def compute(runs: Iterable[StudyRun], results: Path) -> Iterator[StudyRun]:
                     _record(run, results)
             except cache.Busy:
                 busy.append(run)
-            except (ValueError, ArithmeticError, MemoryError, ImportError, OSError) as error:
-                print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
+            except WRONG as error:
+                why = " ".join(str(error).split()) or type(error).__name__
+                print(f"{run.name} failed: {why}", file=sys.stderr, flush=True)
                 failed.append(run.name)
             else:
                 yield run

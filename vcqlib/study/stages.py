@@ -218,8 +218,7 @@ def train_ar(
         (train, test), point = looked_at, {"step": step}
         point["train"] = position_bits(model, *train).tolist()
         point["held_out"], point["held_out_own"] = both_bits(model, *test).tolist()
-        # last: asking sharded weights for their state shards them again
-        save_weights(folder / f"snapshot-{step:08d}.safetensors", model)
+        save_weights(folder / f"snapshot-{step:08d}.safetensors", model)  # shards them again
         if distributed.rank() == 0:
             write_json(folder / f"point-{step:08d}.json", point)
 

@@ -57,7 +57,8 @@ class Checkpoints:
             header = {"step": str(step), "configuration": json.dumps(self.configuration)}
             save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, header, FORMAT)
             for old in self._found()[: -self.keep]:
-                old.unlink()
+                if not old.is_dir():
+                    old.unlink()
         self.saved, self.last = time.monotonic(), step
 
     def _found(self) -> list[Path]:
