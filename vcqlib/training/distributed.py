@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -142,6 +143,15 @@ def barrier() -> None:
 def share(n: int) -> range:
     """This process's neighbouring ones of n pieces of work, in the order of the processes."""
     return range(n * rank() // world(), n * (rank() + 1) // world())
+
+
+def joined(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, in their order, in every process."""
+    if world() == 1:
+        return rows
+    parts: list = [None] * world()
+    dist.all_gather_object(parts, rows)
+    return np.concatenate(parts)
 
 
 def agree(value: int, what: str) -> int:
