@@ -54,7 +54,8 @@ class Tally:
     ) -> None:
         """Of each kind, `share` tenths of `count` cases: `check(rng, place)` says what is wrong.
 
-        At least one, if the share is no less. Each case has a seed and an empty folder of its own; a loss says which it was.
+        At least one, if the share is no less. Each case has a seed and an empty folder of its own;
+        a loss says which it was.
         """
         for what, (share, check) in kinds.items():
             for case in range(max(share >= 1, int(count * share / 10))):
