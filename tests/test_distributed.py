@@ -13,11 +13,14 @@ import vcqlib
 from vcqlib.cli.app import main
 from vcqlib.files import load_tensors, read_json
 from vcqlib.training import distributed
+from vcqlib.training.checkpoints import Checkpoints
 
 SCRIPT = """
 import sys
+from test_distributed import Checkpoints, kept
 from vcqlib.cli.app import main
 from vcqlib.training.distributed import processes
+Checkpoints.save = kept
 with processes("cpu"):
     for line in open(sys.argv[1]):
         if main(line.split()):
@@ -95,6 +98,15 @@ def last_line(folder):
     return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
 
 
+def kept(self, step, save=Checkpoints.save):
+    """Save, and keep a copy of step 5 beside the folder: a finished run leaves no checkpoint."""
+    save(self, step)
+    if step == 5 and distributed.rank() == 0:
+        beside = self.folder.with_name(f"{self.folder.name}-kept")
+        shutil.copytree(self.folder, beside, ignore=lambda _, names: {
+            name for name in names if "step-00000005" not in name})  # fmt: skip
+
+
 def close(a, b):
     assert a.keys() == b.keys()
     for name in a:
@@ -104,7 +116,7 @@ def close(a, b):
 def torchrun(*arguments):
     """Two processes on this machine."""
     root = str(Path(vcqlib.__file__).parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [root, str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     return subprocess.run([*command, "2", *arguments], capture_output=True, text=True,
@@ -113,14 +125,13 @@ def torchrun(*arguments):
 
 def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Checkpoints, "save", kept)
     for line in (f"{TOKENIZER} --no-balance --out one", f"{TOKENIZER} --out balanced",
                  f"{CRITIC} --out critic", f"{TOKENIZER} --revive 100 --out revived",
                  "encode --tokenizer-folder one --out codes --device cpu",
                  f"{AR} --out ar"):  # fmt: skip
         assert main(line.split()) == 0
-    (tmp_path / "resumed").mkdir()
-    halfway = "step-00000005.safetensors"
-    shutil.copy(tmp_path / "ar" / halfway, tmp_path / "resumed" / halfway)
+    (tmp_path / "ar-kept").rename(tmp_path / "resumed")
     lines = (f"{TOKENIZER} --no-balance --out one2", f"{TOKENIZER} --out balanced2",
              f"{CRITIC} --tokenizer-shard --out critic2",
              f"{TOKENIZER} --revive 100 --out revived2", f"{AR} --out ddp",
@@ -130,9 +141,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
     (tmp_path / "lines").write_text("\n".join(lines))
     done = torchrun("script.py", "lines")
     assert "a batch of 15 does not divide into 2 processes x 1" in done.stderr, done.stderr
-    assert sorted(p.name for p in (tmp_path / "ddp").glob("step-*")) == [
-        halfway, "step-00000006.safetensors",
-    ]  # fmt: skip
+    assert not list((tmp_path / "ddp").glob("step-*"))
     assert len(list((tmp_path / "ddp" / "samples").iterdir())) == 1
     assert read_json(tmp_path / "ddp" / "run.json")["processes"] == 2
     close(weights(tmp_path / "one"), weights(tmp_path / "one2"))
@@ -154,8 +163,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch, capfd):
             torch.testing.assert_close(torch.tensor(a[key]), torch.tensor(b[key]), rtol=1e-5,
                                        atol=least)  # fmt: skip
     # what a sharded run wrote, one process continues
-    (tmp_path / "alone").mkdir()
-    shutil.copy(tmp_path / "sharded" / halfway, tmp_path / "alone" / halfway)
+    (tmp_path / "sharded-kept").rename(tmp_path / "alone")
     assert main(f"{AR} --out alone".split()) == 0
     close(weights(tmp_path / "ar"), weights(tmp_path / "alone"))
 

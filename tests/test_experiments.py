@@ -97,7 +97,7 @@ def test_the_curve_is_that_of_the_kept_models():
     run = BASE.ar
     assert run.steps == list(stages.evaluation_steps(30)) and run.steps[-1] == 30
     assert run.best_step in run.steps
-    rows, labels = stages._sample(BASE.test_codes)
+    rows, labels = stages._sample(BASE.validation_codes)
     for i in (0, -1):
         model = run.at(run.steps[i])
         for which, own in (("held_out", False), ("held_out_own", True)):
@@ -188,7 +188,7 @@ def test_metrics(arm):
     assert {"extractor", "n_samples", "n_reference", "reconstruction", "rfd", "entropy", "used",
             "last", "best", "gfd_marginals", "real_real"} <= set(result)  # fmt: skip
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert result["n_samples"] == 120 and result["n_reference"] == 360
+    assert result["n_samples"] == 120 and result["n_reference"] == 180
     assert sum(result["entropy"]) <= math.log2(200) + 1e-9
     assert all(1 <= u <= k for u, k in zip(result["used"], e.sizes, strict=True))
     assert result["real_real"] < result["rfd"]  # real images are nearer than reconstructions

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
 from vcqlib.training.losses import Backbone, ImageLosses, PatchCritic, Perceptual
-from vcqlib.training.recipe import Losses
+from vcqlib.training.recipe import Losses, Recipe
+from vcqlib.training.tokenizer import train_tokenizer
 
 
 def pictures(seed=0, channels=3, size=32):
@@ -80,6 +82,19 @@ def test_the_critic_learns_to_tell_two_sets_apart(size, patches):
         optimiser.step()
     assert critic.loss(real, made, 0.0).item() < 0.5 * first
     assert critic.averages[0] > critic.averages[1]
+
+
+def test_the_critic_starts_by_the_recipes_seed():
+    config = TokenizerConfig((2, 4), 4, 8, 1, width=8, depth=1)
+    images = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    state, trained = Tokenizer(config).state_dict(), []
+    for seed in (1, 2):  # of the global generator: no matter
+        model = Tokenizer(config)
+        model.load_state_dict(state)
+        torch.manual_seed(seed)
+        losses = Losses(adversarial=1.0, critic_width=4)
+        trained.append(train_tokenizer(model, images, Recipe(3, 10), losses=losses))
+    assert torch.equal(*(model.decoder.out.weight for model in trained))
 
 
 def test_hinge_and_lecam_by_hand():

@@ -8,7 +8,6 @@ EXTRAS = {
     "torchvision": "models",
     "sklearn": "models",
     "safetensors": "models",
-    "pydantic": "models",
     "filelock": "models",
     "yaml": "models",
     "rich": "models",

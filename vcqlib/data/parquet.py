@@ -237,12 +237,11 @@ def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
 def _labels(files: Any, column: str, root: Path) -> np.ndarray:
     """The labels of a pyarrow data set, int64 or texts (object) [N]."""
     with _readable(f"{root}, column {column!r}"):
-        values = files.to_table(columns=[column])[column]
-    if values.null_count:
-        raise ValueError(f"{root}: {values.null_count:,} rows have no {column}")
-    if not len(values):
+        found = files.to_table(columns=[column])[column].to_pylist()
+    if None in found:
+        raise ValueError(f"{root}: {found.count(None):,} rows have no {column}")
+    if not found:
         raise ValueError(f"{root} has no images in {files.files[0]}")
-    found = values.to_pylist()
     return np.array(found, dtype=object if isinstance(found[0], str) else np.int64)
 
 

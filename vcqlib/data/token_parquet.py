@@ -124,9 +124,10 @@ def _is_label(kind: Any) -> bool:
 
 
 def _labels(column: Any, name: str) -> np.ndarray:
-    if column.null_count:
-        raise ValueError(f"{name}: {column.null_count} of {len(column)} labels are missing (null)")
-    return np.array(column.to_pylist())
+    labels = column.to_pylist()
+    if None in labels:
+        raise ValueError(f"{name}: {labels.count(None)} of {len(labels)} labels are missing (null)")
+    return np.array(labels)
 
 
 def _tokens(column: Any, name: str) -> np.ndarray:

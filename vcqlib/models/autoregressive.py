@@ -196,6 +196,10 @@ class ARModel(nn.Module):
             return total / codes.numel()
         return F.cross_entropy(self._logits(codes, labels).flatten(0, 1).float(), codes.flatten())
 
+    def forward(self, codes: Codes, labels: Codes) -> Tensor:
+        """The loss, so that compiling and several GPUs find it."""
+        return self.loss(codes, labels)
+
     def position_losses(self, codes: Codes, labels: Codes, own: bool = False) -> Tensor:
         """Cross-entropy of each code, nats [B, T].
 

@@ -46,9 +46,8 @@ def run_folder(
     first, start = distributed.rank() == 0, time.time()
     if held := (folder / "config.json").is_file():
         if wrong := differences(read_record(folder / "config.json"), config):
-            raise ValueError(
-                f"{folder} holds another run ({'; '.join(wrong)}): give another --out, or remove it"
-            )
+            raise ValueError(f"{folder} holds another run ({'; '.join(wrong)}): give another "
+                             "--out, or remove it")  # fmt: skip
         if (folder / WEIGHTS).is_file():
             if first:
                 print(f"{folder}: finished already")
@@ -60,8 +59,11 @@ def run_folder(
 
     def finish(model: nn.Module) -> None:
         save_weights(folder / WEIGHTS, model)
-        if not first:
-            return
+        if first:
+            report()
+        distributed.barrier()  # the others read what the first one writes
+
+    def report() -> None:
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         record = {
             "seconds": round(time.time() - start, 1), "processes": distributed.world(),

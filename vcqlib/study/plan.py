@@ -81,10 +81,8 @@ def load_study(path: str | Path) -> Study:
         raise ValueError(f"{path}: {error}") from None
     for arm, values in file.arms.items():
         if other := sorted(values.keys() & flat(Configuration).keys() - set(records.ARM)):
-            raise ValueError(
-                f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their codebook sizes "
-                "only; what a group shares stands under `set`"
-            )
+            raise ValueError(f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their "
+                             "codebook sizes only; the rest stands under `set`")  # fmt: skip
     runs: dict[str, StudyRun] = {}
     for group in file.groups:
         for seed, ar_seed, arm in product(group.seeds, group.ar_seeds, group.arms):

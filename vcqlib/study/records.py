@@ -58,31 +58,19 @@ class StudyRun:
 
 def write(results: Path, run: StudyRun, measures: dict) -> Path:
     """Write the record of a run and its sheet of samples; returns the JSON file."""
-    path = _path(results, run)
-    sheet = path.with_suffix(".png")
-    _write_sheet(sheet, run.experiment)
-    write_record(
-        path,
-        {
-            "edition": EDITION,
-            "study": run.study,
-            "group": run.group,
-            "arm": run.arm,
-            "seed": run.experiment.c.seed,
-            "config": run.experiment.c.to_dict(),
-            "sizes": list(run.experiment.sizes),
-            "fingerprint": run.experiment.fingerprint,
-            "sweeps": run.sweeps,
-            "measures": measures,
-            "tokenizer_curve": run.experiment.tokenizer_curve,
-            "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)},
-            "tolerance": TOLERANCE,
-            "seconds": _seconds(run.experiment),
-            "hardware": hardware(run.experiment.device),
-            "versions": versions(),
-            "commit": commit(),
-        },
-    )
+    path, e = _path(results, run), run.experiment
+    sheet, folders = path.with_suffix(".png"), {"tokenizer": e.tokenizer_folder, "ar": e.ar.folder}
+    _write_sheet(sheet, e)
+    record = {
+        "edition": EDITION, "study": run.study, "group": run.group, "arm": run.arm,
+        "seed": e.c.seed, "config": e.c.to_dict(), "sizes": list(e.sizes),
+        "fingerprint": e.fingerprint, "sweeps": run.sweeps, "measures": measures,
+        "tokenizer_curve": e.tokenizer_curve,
+        "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)}, "tolerance": TOLERANCE,
+        "seconds": {k: read_record(v / "done.json")["seconds"] for k, v in folders.items()},
+        "hardware": hardware(e.device), "versions": versions(), "commit": commit(),
+    }  # fmt: skip
+    write_record(path, record)
     return path
 
 
@@ -118,9 +106,7 @@ def load(study: str, results: str | Path | None = None) -> list[dict]:
     folder = Path(results or default_results()) / study
     found = [read(path) for path in sorted(folder.glob("*.json"))]
     if not found:
-        raise ValueError(
-            f"no records in {folder}; compute them: vcq study book/studies/{study}.yaml"
-        )
+        raise ValueError(f"no records in {folder}: vcq study book/studies/{study}.yaml makes them")
     return [{"edition": 1} | record | {"stale": is_stale(record)} for record in found]
 
 
@@ -155,13 +141,12 @@ def frame(records: list[dict]) -> pd.DataFrame:
     """One row a record: its identity, configuration and the numbers of `summary`."""
     import pandas as pd
 
-    rows = []
-    for r in records:
-        bits = float(cumulative_capacity(r["sizes"])[-1])
-        names = ("study", "group", "arm", "seed", "stale")
-        rows.append({k: r[k] for k in names} | {"n": r["config"]["n_images"], "bits": bits}
-                    | summary(r["measures"]))  # fmt: skip
-    return pd.DataFrame(rows)
+    names = ("study", "group", "arm", "seed", "stale")
+    return pd.DataFrame([
+        {k: r[k] for k in names} | {"n": r["config"]["n_images"],
+         "bits": float(cumulative_capacity(r["sizes"])[-1])} | summary(r["measures"])
+        for r in records
+    ])  # fmt: skip
 
 
 def summary(measures: Mapping) -> dict[str, float]:
@@ -181,9 +166,9 @@ def floors(record: Mapping) -> dict[str, bool]:
     """Which floors of the protocol a run clears; one that does not counts as no run."""
     m, n = record["measures"], record["config"]["n_images"]
     best = min(float(np.sum(point["held_out"])) for point in m["curve"])
+    mse = m["reconstruction"]["mse"]
     return {
-        "reconstruction better than the mean image": m["reconstruction"]["mse"]
-        < m["mean_image_mse"],
+        "reconstruction better than the mean image": mse < m["mean_image_mse"],
         "entropy at most log2 N": float(np.sum(m["entropy"])) <= np.log2(n) + 1e-9,
         "held-out likelihood better than unigrams": best < float(np.sum(m["unigram"])),
         "gFD below marginals": chosen(record) < m["gfd_marginals"],
@@ -213,10 +198,8 @@ def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[
         if x.get("edition") != y.get("edition"):
             raise ValueError(f"arms {a!r} and {b!r} of group {group!r} are of two editions")
         if unlike := [name for name, value in _fixed(x).items() if _fixed(y)[name] != value]:
-            raise ValueError(
-                f"arms {a!r} and {b!r} of group {group!r} may differ in their codebook sizes only, "
-                f"and differ in {', '.join(unlike)}"
-            )
+            raise ValueError(f"arms {a!r} and {b!r} of group {group!r} may differ in K_t only, and "
+                             f"differ in {', '.join(unlike)}")  # fmt: skip
     return found
 
 
@@ -245,11 +228,8 @@ class Comparison:
 
     @property
     def failed(self) -> list[str]:
-        return [
-            name
-            for name, old, new, tolerance in self.rows
-            if not abs(new - old) <= tolerance * abs(old) + 1e-9
-        ]
+        return [name for name, old, new, tolerance in self.rows
+                if not abs(new - old) <= tolerance * abs(old) + 1e-9]  # fmt: skip
 
     def __str__(self) -> str:
         lines = [f"{'':>14} {'recorded':>10} {'now':>10} {'change':>8} {'allowed':>8}"]
@@ -266,17 +246,12 @@ def reproduce(path: str | Path) -> Comparison:
         ValueError: not a record, or a stale one.
     """
     record = read(path)
-    if record.get("edition", 1) != EDITION:
-        raise ValueError(
-            f"{path} is of edition {record.get('edition', 1)}, whose measures this code no longer "
-            f"makes; the code that does is commit {record['commit']}"
-        )
+    if (edition := record.get("edition", 1)) != EDITION:
+        raise ValueError(f"{path} is of edition {edition}, whose measures this code no longer "
+                         f"makes; the code of commit {record['commit']} does")  # fmt: skip
     if is_stale(record):
-        raise ValueError(
-            f"{path} is stale: its configuration no longer means what it did (fingerprint "
-            f"{record['fingerprint']}); run its study again: "
-            f"vcq study book/studies/{record['study']}.yaml"
-        )
+        raise ValueError(f"{path} is stale: its configuration no longer means what it did; run "
+                         f"vcq study book/studies/{record['study']}.yaml again")  # fmt: skip
     old = summary(record["measures"])
     new = summary(measure(_experiment(record), record["sweeps"]))
     return Comparison(tuple((k, old[k], new[k], record["tolerance"][k]) for k in old))
@@ -303,9 +278,3 @@ def _write_sheet(path: Path, e: Experiment) -> None:
     drawn = drawn[: len(drawn) // classes * classes].unflatten(0, (-1, classes))
     drawn = drawn[:, :columns].flatten(0, 1)
     write_sheet(path, drawn, min(columns, classes), padding=1)
-
-
-def _seconds(e: Experiment) -> dict[str, float]:
-    """Wall time of the two trainings, as their stages recorded it."""
-    folders = {"tokenizer": e.tokenizer_folder, "ar": e.ar.folder}
-    return {name: read_record(folder / "done.json")["seconds"] for name, folder in folders.items()}

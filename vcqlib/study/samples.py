@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import must
 from ..data.image_sets import to_uint8, write_sheet
+from ..data.npy import read_npz
 from ..files import atomic_path
 from ..models.autoregressive import ARModel
 from ..models.tokenizer import Tokenizer
@@ -50,10 +52,8 @@ def draw(
     whatever the batch (up to rounding).
     """
     device = model.head.weight.device
-    generators = [
-        torch.Generator(device).manual_seed(seed * 1_000_003 + first + i)
-        for i in range(len(labels))
-    ]
+    generators = [torch.Generator(device).manual_seed(seed * 1_000_003 + first + i)
+                  for i in range(len(labels))]  # fmt: skip
     codes = model.generate(labels.to(device), generator=generators, **sampling).cpu()
     return Samples(to_uint8(decode(decoder, codes.flip(1) if flipped else codes)), codes, labels)
 
@@ -75,11 +75,8 @@ def write_samples(
     """
     c, share = decoder.config, distributed.share(n)
     shape = (c.image_size, c.image_size, c.channels)
-    entries = {
-        "arr_0": (np.uint8, shape),
-        "arr_1": (np.int64, ()),
-        "codes": (np.int64, (c.length,)),
-    }
+    entries = {"arr_0": (np.uint8, shape), "arr_1": (np.int64, ()),
+               "codes": (np.int64, (c.length,))}  # fmt: skip
     arrays = {
         name: np.lib.format.open_memmap(_part(out, distributed.rank(), name), "w+", kind,
                                         (len(share), *rest))
@@ -131,17 +128,10 @@ def read_samples(path: Path) -> Samples:
         FileNotFoundError: no such file.
         ValueError: no .npz file, or one without arr_0 uint8 [n, H, W, C].
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .npz file, or was cut short")
-    with np.load(path, allow_pickle=False) as file:
-        if "arr_0" not in file.files:
-            raise ValueError(f"{path} has no arr_0, only {', '.join(file.files) or 'nothing'}")
-        images, none = file["arr_0"], np.zeros((0, 0), np.int64)
-        codes, labels = (file[k] if k in file.files else none for k in ("codes", "arr_1"))
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"{path}: arr_0 must be uint8 [n, H, W, C], got {images.dtype} "
-                         f"{images.shape}")  # fmt: skip
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return Samples(pixels, torch.from_numpy(codes), torch.from_numpy(labels))
+    names, none = ("arr_0", "codes", "arr_1"), np.zeros((0, 0), np.int64)
+    found = read_npz(path, names)
+    images, codes, labels = (found.get(name, none) for name in names)
+    good = images.dtype == np.uint8 and images.ndim == 4
+    must(good, f"{path}: arr_0", "uint8 [n, H, W, C]", f"{images.dtype} {images.shape}")
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    return Samples(pixels, torch.tensor(codes), torch.tensor(labels))

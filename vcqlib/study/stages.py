@@ -214,10 +214,10 @@ def train_ar(
     looked_at = [_sample(store) for store in measured]
 
     def evaluate(model: ARModel, step: int) -> None:
-        save_weights(folder / f"snapshot-{step:08d}.safetensors", model)
         (train, test), point = looked_at, {"step": step}
         point["train"] = position_bits(model, *train).tolist()
         point["held_out"], point["held_out_own"] = both_bits(model, *test).tolist()
+        save_weights(folder / f"snapshot-{step:08d}.safetensors", model)  # shards them again
         if distributed.rank() == 0:
             write_json(folder / f"point-{step:08d}.json", point)
 

@@ -1,9 +1,4 @@
-"""How an AR model is trained, on one screen.
-
-Order of the data, dropout and label dropout depend only on the seed and the step, so a run that
-was stopped and resumed equals one that was not (bit for bit on a CPU). What surrounds the loss is
-in `run.py`; several processes are in `distributed.py`.
-"""
+"""How an AR model is trained, on one screen; what surrounds the loss is in `run.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.code_store import take
 from ..models.autoregressive import ARModel
@@ -19,17 +14,6 @@ from ..models.guards import Codes, integers
 from .inference import check_rows, position_bits
 from .recipe import Recipe
 from .run import Run
-
-
-class NextCode(nn.Module):
-    """The AR model's loss as a forward pass, which is what compiling and several GPUs need."""
-
-    def __init__(self, model: ARModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
-        return self.model.loss(codes, labels)
 
 
 def train_ar(
@@ -67,7 +51,7 @@ def train_ar(
     labels = integers(labels, "labels", device).to(device)
     check_rows(model, codes, labels)
     about = {"ar": model.config.to_dict(), "images": len(codes), "origin": origin}
-    with Run("AR model", model, NextCode(model), r, folder, about) as run:
+    with Run("AR model", model, r, folder, about) as run:
         parts = iter(run.batches(len(codes)))
         for step in run.steps():
             for _, rows in run.parts(parts):

@@ -12,43 +12,45 @@ from torch import Tensor, nn
 class MovingAverage:
     """average ← decay · average + (1 − decay) · weights after each update; buffers stay out.
 
-    Works on sharded weights too: each process averages its own part.
+    Works on sharded weights too: each process averages its own part. (`swa_utils.AveragedModel`
+    copies the whole module, which sharded and compiled ones do not allow.)
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self._live = dict(model.named_parameters())
-        self.weights = {name: p.detach().clone() for name, p in self._live.items()}
+        self.decay, self._live = decay, dict(model.named_parameters())
+        self.weights = _copies(self._live)
 
     @torch.no_grad()
     def update(self) -> None:
         weights, live = list(self.weights.values()), list(self._live.values())
         torch._foreach_lerp_(weights, live, 1 - self.decay)
 
-    @torch.no_grad()
     def copy_to_model(self) -> None:
         """Put the average into the model for good."""
-        self._put(self.weights)
-
-    def _put(self, weights: dict[str, Tensor]) -> None:
-        for name, live in self._live.items():
-            live.copy_(weights[name])
+        _put(self._live, self.weights)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the block the model has the averaged weights."""
-        raw = {name: p.detach().clone() for name, p in self._live.items()}
+        raw = _copies(self._live)
         try:
             self.copy_to_model()
             yield
         finally:
-            with torch.no_grad():
-                self._put(raw)
+            _put(self._live, raw)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.weights)
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, weight in self.weights.items():
-            weight.copy_(state[name])
+        _put(self.weights, state)
+
+
+def _copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def _put(weights: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])

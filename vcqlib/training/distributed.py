@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..checks import must
 from ..models.transformer import Block
 
 
@@ -35,14 +35,13 @@ def processes(device: str = "auto") -> Iterator[torch.device]:
 
     device: "auto" takes a GPU if there is one, "cpu" (gloo) or "cuda" (NCCL).
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
+    must(device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", repr(device))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: no GPU is visible; use --device cpu")
     gpu = device != "cpu" and torch.cuda.is_available()
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if gpu else 0)
-    place = place if gpu else torch.device("cpu")
+    place = torch.device("cpu")
     if gpu:
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(place)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield place  # alone, or already in the group
@@ -74,7 +73,9 @@ def wrap(network: nn.Module, shard: bool = False) -> nn.Module:
     """
     if world() == 1:
         return network
-    share_batch_norm(equal(network))
+    for module in equal(network).modules():  # weights and names stay
+        if type(module) is nn.BatchNorm1d:
+            module.__class__ = SharedBatchNorm
     device = next(network.parameters()).device
     if not shard:
         places = [device.index] if device.type == "cuda" else None
@@ -143,25 +144,13 @@ def share(n: int) -> range:
     return range(n * rank() // world(), n * (rank() + 1) // world())
 
 
-def joined(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, in their order, in every process."""
-    if world() == 1:
-        return rows
-    parts: list = [None] * world()
-    dist.all_gather_object(parts, rows)
-    return np.concatenate(parts)
-
-
 def agree(value: int, what: str) -> int:
     """Raise ValueError if `value` is not the same in all processes."""
     if world() > 1:
         every: list = [None] * world()
         dist.all_gather_object(every, value)
-        if len(set(every)) > 1:
-            raise ValueError(
-                f"{what} differs between processes ({every}): the run folder must be on a disk "
-                "that all nodes share"
-            )
+        must(len(set(every)) == 1, what, "the same in all processes",
+             f"{every}: put the run folder on a disk that all nodes share")  # fmt: skip
     return value
 
 
@@ -181,7 +170,10 @@ def like(tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d without scale and shift whose statistics are those of all processes' parts."""
+    """The quantizer's BatchNorm with the statistics of all processes' parts.
+
+    `nn.SyncBatchNorm` works on GPUs only.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -196,10 +188,3 @@ class SharedBatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(variance.detach() * n / (n - 1), self.momentum)
             self.num_batches_tracked += 1
         return (x - centre) * (variance + self.eps).rsqrt()
-
-
-def share_batch_norm(network: nn.Module) -> None:
-    """Turn the quantizer's BatchNorm into one over all processes; weights and names stay."""
-    for module in network.modules():
-        if type(module) is nn.BatchNorm1d:
-            module.__class__ = SharedBatchNorm

@@ -138,14 +138,12 @@ class ImageLosses(nn.Module):
     ) -> None:
         super().__init__()
         if losses.perceptual and features is None:
-            raise ValueError(
-                "a perceptual loss needs a feature network: give one, or set perceptual to 0"
-            )
+            raise ValueError("perceptual needs a feature network: give one, or set it to 0")
         self.losses = losses
         self.perceptual = Perceptual(features) if losses.perceptual else None
-        self.critic = (
-            PatchCritic(channels, image_size, losses.critic_width) if losses.adversarial else None
-        )
+        self.critic = None
+        if losses.adversarial:
+            self.critic = PatchCritic(channels, image_size, losses.critic_width)
 
     def forward(self, images: Tensor, target: Tensor, last: Tensor | None = None) -> ImageLoss:
         """Loss of reconstructions [B, C, H, W] in [−1, 1].
@@ -174,7 +172,6 @@ class ImageLosses(nn.Module):
 
 def _balance(loss: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
     """|∂loss/∂last| / |∂adversarial/∂last|, at most 10,000 (VQGAN, arXiv 2012.09841)."""
-    lengths = [
-        torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (loss, adversarial)
-    ]
-    return distributed.mean((lengths[0] / (lengths[1] + 1e-4)).clamp(0, 1e4).detach())
+    wanted, opposed = (torch.autograd.grad(term, last, retain_graph=True)[0].norm()
+                       for term in (loss, adversarial))  # fmt: skip
+    return distributed.mean((wanted / (opposed + 1e-4)).clamp(0, 1e4).detach())

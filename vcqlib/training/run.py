@@ -1,6 +1,9 @@
 """What surrounds the loss in a training loop: update, average, checkpoints, log, progress.
 
-with Run("AR model", model, network, recipe, folder, about) as run:
+Randomness and the order of the data depend on seed and step alone, so that a run that was stopped
+and resumed equals one that was not (bit for bit on a CPU).
+
+with Run("AR model", model, recipe, folder, about) as run:
     parts = iter(run.batches(len(codes)))
     for step in run.steps():
         for _, rows in run.parts(parts):  # accumulated, shared among processes
@@ -17,7 +20,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from .recipe import Recipe
 
 
 class Run:
-    """One training run of `model`, whose loss `network` computes in its forward.
+    """One training run of `model`.
 
     Args:
         about: JSON that describes model and data; a checkpoint of another one is refused.
@@ -49,7 +52,6 @@ class Run:
         self,
         title: str,
         model: nn.Module,
-        network: nn.Module,
         recipe: Recipe,
         folder: Path | None,
         about: dict[str, Any],
@@ -60,12 +62,15 @@ class Run:
         self.processes = distributed.world()
         if recipe.compile:
             _need_compiler(self.device)
-            network.compile()
-        self.network = distributed.wrap(network, recipe.shard)
+            model.compile()
+        self.network = distributed.wrap(model, recipe.shard)  # as which its forward is called
         self.critic = critic
         # a group each: sharded and whole weights do not go through one fused step
         self.trained = [model, *([critic] if critic else [])]
-        self.optimiser = adamw([{"params": list(m.parameters())} for m in self.trained], recipe)
+        self.optimiser = torch.optim.AdamW(
+            [{"params": list(m.parameters())} for m in self.trained], recipe.lr, recipe.betas,
+            weight_decay=recipe.weight_decay, fused=True,
+        )  # fmt: skip
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         parts = {"model": model, "optimiser": self.optimiser}
         parts |= {"critic": critic} if critic else {}
@@ -233,9 +238,7 @@ class Log:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise ValueError(
-                    "the TensorBoard log needs the package: pip install tensorboard"
-                ) from None
+                raise ValueError("tensorboard is missing: pip install tensorboard") from None
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         if self.path and self.path.exists():  # without steps that are done again, or half a line
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -256,19 +259,9 @@ class Log:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items() if self.board else ():
-            scalars = value if isinstance(value, list) else [value]
-            tags = (
-                [name] if scalars is not value else [f"{name}/{t + 1}" for t in range(len(value))]
-            )
-            for tag, scalar in zip(tags, scalars, strict=True):
-                self.board.add_scalar(tag, scalar, step)
-
-
-def adamw(weights: Iterable[Any], r: Recipe) -> torch.optim.AdamW:
-    """Fused AdamW with the recipe's settings, of weights or groups of weights."""
-    return torch.optim.AdamW(
-        weights, lr=r.lr, betas=r.betas, weight_decay=r.weight_decay, fused=True
-    )
+            several = isinstance(value, list)
+            for t, scalar in enumerate(value if several else [value], start=1):
+                self.board.add_scalar(f"{name}/{t}" if several else name, scalar, step)
 
 
 @contextmanager
@@ -310,10 +303,8 @@ def _need_compiler(device: torch.device) -> None:
     if device.type == "cuda":
         names = [os.environ.get("CC"), "cc", "gcc", "clang", "cl"]  # Triton builds its launchers
     if not any(name and shutil.which(name) for name in names):
-        raise ValueError(
-            "compile=True needs a C++ compiler (g++ or clang++) and found none: install one, or "
-            "leave compile off, which trains the same model"
-        )
+        raise ValueError("compile=True needs a C++ compiler (g++ or clang++) and found none: "
+                         "install one, or leave compile off: the model is the same")  # fmt: skip
 
 
 @contextmanager

@@ -1,9 +1,4 @@
-"""How a tokenizer is trained, on one screen.
-
-Order of the data depends only on the seed and the step, so a run that was stopped and resumed
-equals one that was not (bit for bit on a CPU). What surrounds the loss is in `run.py`; several
-processes are in `distributed.py`.
-"""
+"""How a tokenizer is trained, on one screen; what surrounds the loss is in `run.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +15,7 @@ from . import distributed
 from .inference import decode, encode, reconstruction_error
 from .losses import ImageLosses
 from .recipe import Losses, Recipe
-from .run import Run
+from .run import Run, own_randomness
 
 PIXELS_ALONE = Losses()
 
@@ -55,12 +50,14 @@ def train_tokenizer(
     r, c, device = recipe, model.config, next(model.parameters()).device
     if r.shard and (c.codebook_ema or c.revive):  # what they write into a gathered copy is lost
         raise ValueError("shard trains the codebook by gradients only: no codebook_ema, no revive")
-    criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
+    with own_randomness(device):
+        torch.manual_seed(r.seed)  # the critic starts by it too
+        criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
     distributed.equal(criterion)  # the critic is not wrapped
     about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin,
              "losses": fold(losses)}  # fmt: skip
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
-    with Run("tokenizer", model, model, r, folder, about, criterion.critic) as run:
+    with Run("tokenizer", model, r, folder, about, criterion.critic) as run:
         order = None if isinstance(images, Tensor) else images.order
         batches = stream(images, run.batches(len(images), order), r.seed, workers)
         for _ in run.steps():
