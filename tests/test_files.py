@@ -112,6 +112,14 @@ def test_records_come_back_and_every_flipped_bit_is_found(tmp_path):
     assert read_record(path) == value
 
 
+@pytest.mark.parametrize("name", ["format", "sha256"])
+def test_a_record_keeps_its_own_entries(name, tmp_path):
+    """It could not be read again, or would have lost one."""
+    with pytest.raises(ValueError, match=f"r.json: '{name}' is the record's own entry"):
+        write_record(tmp_path / "r.json", {name: 7})
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_records_of_other_formats_or_none_are_refused(tmp_path):
     write_json(tmp_path / "old.json", {"a": 1})
     with pytest.raises(ValueError, match="format None, this vcqlib reads 1: remove it"):

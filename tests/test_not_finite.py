@@ -138,6 +138,24 @@ def test_rounding_of_a_flat_covariance_is_no_negative_eigenvalue() -> None:
 
 SETTINGS = {
     "no pairs of halves": (lambda: ev.real_real_floor(GOOD, -5), "n must be at least 1, got -5"),
+    "half a pair of halves": (
+        lambda: ev.real_real_floor(GOOD, 20.0), "n must be an integer, got 20.0"
+    ),
+    "half a neighbour": (
+        lambda: ev.precision_recall(GOOD, GOOD, k=2.5), "k must be an integer, got 2.5"
+    ),
+    "no neighbour": (lambda: ev.precision_recall(GOOD, GOOD, k=0), "k must be at least 1, got 0"),
+    "a true neighbour": (
+        lambda: ev.precision_recall(GOOD, GOOD, k=True), "k must be an integer, got True"
+    ),
+    "half a subset": (
+        lambda: ev.kernel_distance(GOOD, GOOD, subset_size=9.5), "subset_size must be an integer"
+    ),
+    "rows that are halves": (lambda: quantizer(num_codes=9.5), "num_codes must be an integer"),
+    "a revival each 1.5 batches": (lambda: quantizer(revive=1.5), "revive must be an integer"),
+    "half a dimension": (
+        lambda: VariableCodebookQuantizer(SIZES, 2.5), "dim must be an integer, got 2.5"
+    ),
     "no subsets": (lambda: ev.kernel_distance(GOOD, GOOD, subsets=0), "subsets must be at least 1"),
     "negative distance": (lambda: ev.count_copies([-1.0], [1.0]), "negative value -1"),
     "channels last": (
@@ -191,7 +209,7 @@ def _sparse(x: np.ndarray):
 @pytest.mark.parametrize("case", SETTINGS)
 def test_settings_and_sets_that_give_no_number(case: str) -> None:
     call, message = SETTINGS[case]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 

@@ -26,7 +26,7 @@ from torture.tally import OURS, Tally, unclear
 from vcqlib import conditional_entropy
 from vcqlib.cli import app as cli
 from vcqlib.data.token_files import read_tokens
-from vcqlib.data.tokens import CODE_NAMES, no_labels
+from vcqlib.data.tokens import CODE_NAMES, LABEL_NAMES
 from vcqlib.entropy.sharded import sharded_conditional_entropy
 
 BESIDE = ("id", "label", "Index", "split", "width", "__index_level_0__", "class", "y", "row_id",
@@ -185,8 +185,9 @@ def _row(value: object) -> list | None:
     """The tokens of one entry, where they are plain to see."""
     if isinstance(value, dict):
         known = [v for k, v in value.items() if k.lower() in CODE_NAMES and isinstance(v, list)]
-        lists = [k for k in no_labels(value) if isinstance(value[k], list)]
-        known = known or [value[k] for k in lists]
+        lists = [v for v in value.values() if isinstance(v, list)]
+        labelled = any(k.lower() in LABEL_NAMES for k, v in value.items() if isinstance(v, list))
+        known = known or ([] if labelled else lists)
         value = known[0] if len(known) == 1 else None
     while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         (value,) = value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,33 +40,52 @@ def append(path: Path, tally: Tally, seed: int) -> None:
 
 
 def page(record: Path = RECORD) -> str:
-    """The page of the appendix: the latest attempts of each kind, whatever came before."""
+    """The page of the appendix, with the latest numbers of each kind, whatever came before.
+
+    In its text `{part}` and `{part: kind}` stand for how often that was tried; kinds that it does
+    not name are listed by part where `<!-- rest -->` stands.
+
+    Raises:
+        KeyError: the text names a kind that the record does not have.
+    """
     content = read_record(record)
     latest = {(run["part"], what): run for run in content["runs"] for what in run["tried"]}
-    tried = sum(run["tried"][what] for (_, what), run in latest.items())
-    lost = {
-        key: [line for line in run["lost"] if line.startswith(f"{key[1]}: ")]
-        for key, run in latest.items()
-    }
-    losses = sum(map(len, lost.values()))
-    lines = [f"In the latest run of each kind, {tried:,} attempts. Lost: "
-             f"**{losses or 'nothing'}**.", "",
-             "| part | what was tried | times | lost |", "|---|---|--:|--:|"]  # fmt: skip
-    for (part, what), run in sorted(latest.items()):
-        shown = len(lost[part, what]) or "nothing"
-        lines.append(f"| {part} | {what} | {run['tried'][what]:,} | {shown} |")
+    tried = {(part, what): run["tried"][what] for (part, what), run in latest.items()}
+    lost = [line for (_, what), run in latest.items() for line in run["lost"]
+            if line.startswith(f"{what}: ")]  # fmt: skip
+    text, named = PAGE.read_text(encoding="utf-8"), set[tuple[str, str]]()
+
+    def number(found: re.Match) -> str:
+        part, _, what = found[1].partition(": ")
+        kinds = [key for key in tried if key == (part, what)] if what else [
+            key for key in tried if key[0] == part]  # fmt: skip
+        if not kinds:
+            raise KeyError(f"{found[1]} is not in {record.name}")
+        named.update(kinds if what else ())
+        return f"{sum(tried[key] for key in kinds):,}"
+
+    text = re.sub(r"\{([a-z]+(?:: [^{}\n]+)?)\}", number, text)
+    rest: dict[str, list[str]] = {}
+    for (part, what), times in sorted(tried.items()):
+        if (part, what) not in named:
+            rest.setdefault(part, []).append(f"{what} ({times:,})")
+    lines = [
+        f"In the latest run of each kind, {sum(tried.values()):,} inputs, kills and flips. "
+        f"Lost: **{len(lost) or 'nothing'}**.",
+        *(f"- **lost**: {line}" for line in lost),
+    ]
     runs = [run for run in content["runs"] if any(run is last for last in latest.values())]
-    lines += ["", "| run | took | seed | at commit | on |", "|---|--:|--:|---|---|"]
+    table = ["| run | took | seed | at commit | on |", "|---|--:|--:|---|---|"]
     for run in runs:
         where = f"{run['date']}, {run['machine']}, torch {run['versions']['torch']}"
         took = f"{run['seconds']} s | {run['seed']} | `{run['commit']}`"
-        lines.append(f"| {run['part']} | {took} | {where} |")
+        table.append(f"| {run['part']} | {took} | {where} |")
     facts = {what: value for run in runs for what, value in run["facts"].items()}
     if facts:
-        lines += ["", "Noted on the way:", ""]
-        lines += [f"- {what}: {value}" for what, value in facts.items()]
-    lines += [f"- **lost**: {line}" for found in lost.values() for line in found]
-    text = PAGE.read_text(encoding="utf-8").replace("<!-- result -->", "\n".join(lines))
+        table += ["", "Noted on the way:", "", *(f"- {what}: {v}" for what, v in facts.items())]
+    also = [f"- {part}: {', '.join(kinds)}" for part, kinds in rest.items()]
+    for mark, shown in (("result", lines), ("rest", also), ("runs", table)):
+        text = text.replace(f"<!-- {mark} -->", "\n".join(shown))
     return text.replace("<!-- audit -->", content.get("audit", "Not checked."))
 
 

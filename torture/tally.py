@@ -50,14 +50,15 @@ class Tally:
         self.count(what, problem)
 
     def kinds(
-        self, kinds: Mapping[str, tuple[int, Check]], count: int, seed: int, folder: Path
+        self, kinds: Mapping[str, tuple[float, Check]], count: int, seed: int, folder: Path
     ) -> None:
         """Of each kind, `share` tenths of `count` cases: `check(rng, place)` says what is wrong.
 
-        Each case has a seed and an empty folder of its own; a loss says which it was.
+        At least one, if the share is no less. Each case has a seed and an empty folder of its own;
+        a loss says which it was.
         """
         for what, (share, check) in kinds.items():
-            for case in range(max(1, count * share // 10)):
+            for case in range(max(share >= 1, int(count * share / 10))):
                 rng = np.random.default_rng([seed, case, zlib.crc32(what.encode())])
                 place = folder / "case"
                 place.mkdir()

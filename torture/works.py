@@ -41,7 +41,7 @@ def run(tally: Tally, count: int, seed: int, folder: Path) -> None:
         "several holders of one folder, some killed": (2, _holders),
         "a study whose arms fail": (20, _study),
         "keys of stages after a change of the code": (2, _keys),
-        "one process, and two that share the work, compared": (0, _two),
+        "one process, and two that share the work, compared": (0.2, _two),
     }, count, seed, folder)  # fmt: skip
 
 

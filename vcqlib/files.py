@@ -176,7 +176,12 @@ def _text(value: Any) -> str:
 
 
 def write_record(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with its format number and the SHA-256 of all the rest."""
+    """Write a JSON object with its format number and the SHA-256 of all the rest.
+
+    Raises ValueError if it has an entry of its own under one of these names.
+    """
+    if taken := {VERSION, SEAL} & value.keys():
+        raise ValueError(f"{path}: {min(taken)!r} is the record's own entry: name it otherwise")
     value = {**value, VERSION: FORMAT}
     write_json(path, {**value, SEAL: _digest(value)})
 

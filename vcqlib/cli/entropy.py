@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tyro.conf import Positional
 
+from ..checks import printable
 from ..files import write_json
 from .output import after, save_figure, table
 
@@ -67,7 +68,7 @@ def entropy(
         if plot is not None:
             save_figure(_figure(result, known, epsilon), plot)
     finally:  # the numbers are seen even if a file cannot be written
-        print(f"{path}: {said}\n\n{report}" if said else report)
+        print(f"{printable(str(path))}: {said}\n\n{report}" if said else report)
 
 
 def _report(result: ConditionalEntropy, sizes: list[int], epsilon: float, assumed: bool) -> str:

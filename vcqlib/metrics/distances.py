@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import must
+from ..checks import integer, must
 from ..data.npy import read_npz
 from . import checks
 from .checks import host, matrix, pair
@@ -115,7 +115,7 @@ def real_real_floor(features: ArrayLike, n: int, seed: int = 0) -> float:
         ValueError: fewer than 2n images.
     """
     x = matrix(features, "features")
-    must(n >= 1, "n", "at least 1", n)
+    n = integer(n, "n", least=1)
     if 2 * n > len(x):
         raise ValueError(f"two halves of {n} need {2 * n} images, there are {len(x)}: lower n")
     order = np.random.default_rng(seed).permutation(len(x))
@@ -131,9 +131,9 @@ def kernel_distance(
     unbiased means that it is around 0, negative at times, for two sets of one distribution.
     """
     x, y = pair(a, b)
-    size = min(subset_size, len(x), len(y))
+    size = min(integer(subset_size, "subset_size"), len(x), len(y))
     must(size >= 2, "each set of a kernel distance", "at least 2 samples", size)
-    must(subsets >= 1, "subsets", "at least 1", subsets)
+    subsets = integer(subsets, "subsets", least=1)
     generator = np.random.default_rng(seed)
 
     def kernel(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionR
     x, y = pair(real, fake, "real", "fake")
     if len(x) != len(y):
         raise ValueError(f"{len(x)} real images against {len(y)} samples: give equal counts")
-    if not 1 <= k < len(x):
+    if integer(k, "k", least=1) >= len(x):
         raise ValueError(f"k = {k} neighbours need at least {k + 1} images, there are {len(x)}")
     x, y = x - x.mean(0), y - x.mean(0)  # |a|² − 2ab + |b|² loses the digits of a common mean
     return PrecisionRecall(_share_inside(y, x, k), _share_inside(x, y, k))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import index
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import must
+from ..checks import integer, must
 from ..theory.schedules import LARGEST
 from .guards import Codes, check_codes, check_vectors, integers, short
 
@@ -54,15 +53,15 @@ class Codebook(nn.Module):
         ema: float, revive: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        sizes = [index(k) for k in codebook_sizes]  # refuses 2.9
+        sizes = [integer(k, f"K_{t}") for t, k in enumerate(codebook_sizes, start=1)]
         must(sizes, "codebook_sizes", "K_1 … K_T", "none")
-        rows = max(sizes) if num_codes is None else int(num_codes)
+        rows = max(sizes) if num_codes is None else integer(num_codes, "num_codes")
         for t, k in enumerate(sizes, start=1):
             if not 2 <= k <= rows:
                 raise ValueError(f"K_{t} = {k} is outside 2..{rows} (the rows of the codebook)")
         must(rows <= LARGEST, "num_codes", "at most 2^32", rows)
         must(distance in ("cosine", "euclidean"), "distance", "cosine or euclidean", repr(distance))
-        must(dim >= 1, "dim", "at least 1", dim)
+        dim, revive = integer(dim, "dim", least=1), integer(revive, "revive")
         must(0 <= ema < 1, "ema", "in [0, 1)", ema)
         must(revive >= 0, "revive", "0 (never) or a number of batches", revive)
         self.sizes, self.dim, self.distance = sizes, dim, distance
