@@ -87,4 +87,4 @@ def test_chapter_05_on_the_users_own_folder(tmp_path: Path) -> None:
     assert run.glue["first_used"].endswith("of 2")
     assert all("80" in run.captions[name] for name in run.captions if "training images," in
                run.captions[name])  # fmt: skip
-    assert "80" in run.prose and run.glue["n_test"] == "24"  # every fifth image is held out
+    assert "80" in run.prose and run.glue["n_test"] == "12"  # half of every fifth image

@@ -95,7 +95,7 @@ class Experiment:
     def _held_out(self, half: int) -> ImageSet:
         d = self.c.data
         drawn = d.dataset.startswith("synthetic")
-        at_most = (drawn and d.n_images) or HELD_OUT
+        at_most = 2 * d.n_images if drawn and d.n_images else HELD_OUT
         every = _test_images(d.dataset, at_most, d.image_size, d.channels)
         middle = len(every) // 2  # they take the classes in turn, so that a part is balanced too
         some = slice(half * middle, (half + 1) * middle)

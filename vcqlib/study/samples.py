@@ -128,6 +128,8 @@ def read_samples(path: Path) -> Samples:
         FileNotFoundError: no such file.
         ValueError: no .npz file, or one without arr_0 uint8 [n, H, W, C].
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
     names, none = ("arr_0", "codes", "arr_1"), np.zeros((0, 0), np.int64)
     found = read_npz(path, names)
     images, codes, labels = (found.get(name, none) for name in names)
