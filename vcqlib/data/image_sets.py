@@ -126,12 +126,17 @@ def to_channels(images: Tensor, channels: int | None) -> Tensor:
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(images.dtype)
 
 
-def write_sheet(path: str | Path, images: Tensor, columns: int = 8, padding: int = 2) -> None:
-    """Write uint8 images [N, C, H, W] side by side as one PNG."""
-    from torchvision.utils import save_image
+def write_sheet(
+    path: str | Path, images: Tensor, columns: int = 8, padding: int = 2, colours: int | None = None
+) -> None:
+    """Write uint8 images [N, C, H, W] side by side as one PNG, of so many colours at most."""
+    from PIL import Image
+    from torchvision.utils import make_grid
 
+    grid = make_grid(images, columns, padding).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(grid).convert("L" if images.shape[1] == 1 else "RGB")
     with atomic_path(path) as temporary:
-        save_image(images.float() / 255, temporary, format="png", nrow=columns, padding=padding)
+        (picture.quantize(colours) if colours else picture).save(temporary, format="png")
 
 
 def load_images(

@@ -26,7 +26,7 @@ from .measures import measure
 if TYPE_CHECKING:
     import pandas as pd
 
-SHEET = (8, 10)  # rows and columns of the sample sheet
+SHEET = (6, 10)  # rows and columns of the sample sheet
 EDITION = 2  # of what is measured; records of the first one stay readable
 FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
           "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
@@ -277,4 +277,5 @@ def _write_sheet(path: Path, e: Experiment) -> None:
     drawn = e.samples().images[: rows * classes]
     drawn = drawn[: len(drawn) // classes * classes].unflatten(0, (-1, classes))
     drawn = drawn[:, :columns].flatten(0, 1)
-    write_sheet(path, drawn, min(columns, classes), padding=1)
+    few = 16 if drawn.shape[1] == 1 else 128  # for the eye alone; a quarter of the bytes
+    write_sheet(path, drawn, min(columns, classes), padding=1, colours=few)
