@@ -75,19 +75,11 @@ def verdicts(
             key = (n, claim.treatment, claim.control)
             family[key] = pairs(part, claim.treatment, claim.control, least, measure)
             low[key] = sum(value <= least for side in family[key] for value in side)
-    rows = []
-    corrected = scorecard.holm(family)
-    for key, effect in corrected.items():
-        plain, (n, treatment, control) = scorecard.paired_effect(*family[key]), key
-        enough = effect.seeds >= SEEDS and low[key] <= effect.seeds
-        verdict = scorecard.judge_effect(effect, smaller=True, floors=enough)
-        if verdict == scorecard.UNDECIDED and plain.high is not None and plain.high < 1:
-            verdict = scorecard.DIRECTION
-        rows.append({
-            "n": n, "treatment": treatment, "control": control, "ratio": effect.ratio,
-            "interval": plain.interval(), "corrected": effect.interval(), "p": plain.p,
-            "detectable": plain.detectable, "seeds": effect.seeds, "verdict": verdict,
-        })  # fmt: skip
+    enough = {key: len(family[key][0]) >= SEEDS and low[key] <= len(family[key][0])
+              for key in family}  # fmt: skip
+    judged = scorecard.judge_family(family, enough)
+    rows = [dict(zip(("n", "treatment", "control"), key, strict=True)) | found
+            for key, found in judged.items()]  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 REPRODUCED, DIRECTION, UNDECIDED, CONTRADICTED, UNTESTABLE = VERDICTS = (
     "reproduced",
@@ -18,6 +19,7 @@ REPRODUCED, DIRECTION, UNDECIDED, CONTRADICTED, UNTESTABLE = VERDICTS = (
     "contradicted",
     "not testable here",
 )
+K = TypeVar("K")
 RUNGS = ("exact", "measured small", "measured GPU", "configuration ready")
 MIN_SEEDS = 3  # fewer give no interval worth the name
 LEVEL, POWER = 0.05, 0.8  # of the tests, two-sided
@@ -127,6 +129,39 @@ def judge_effect(
     if most < 0:
         return CONTRADICTED
     return REPRODUCED if paper is None or most >= sign * math.log(paper) else DIRECTION
+
+
+def judge_family(
+    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
+    enough: Mapping[K, bool] | None = None,
+    smaller: bool = True,
+) -> dict[K, dict[str, Any]]:
+    """Verdicts on several effects that are looked at together.
+
+    Judged by the interval after Holm's correction; where that one holds 1 and the plain interval
+    lies on the claim's side, the verdict is direction only.
+
+    Args:
+        pairs: name → values of the treatment and of the control, paired by seed.
+        enough: whether the runs behind an effect cleared their floors; all did, if None.
+
+    Returns:
+        name → `ratio`, `low`, `high`, `interval` (plain), `corrected` (interval), `p`,
+        `detectable`, `seeds`, `verdict`.
+    """
+    found, side = {}, -1 if smaller else 1
+    for name, effect in holm(pairs).items():
+        plain = paired_effect(*pairs[name])
+        verdict = judge_effect(effect, smaller, floors=enough is None or enough[name])
+        if verdict == UNDECIDED and plain.low is not None and plain.high is not None:
+            nearest = min(side * math.log(end) for end in (plain.low, plain.high))
+            verdict = DIRECTION if nearest > 0 else UNDECIDED
+        found[name] = {
+            "ratio": plain.ratio, "low": plain.low, "high": plain.high,
+            "interval": plain.interval(), "corrected": effect.interval(), "p": plain.p,
+            "detectable": plain.detectable, "seeds": plain.seeds, "verdict": verdict,
+        }  # fmt: skip
+    return found
 
 
 def judge_share(share: float | None, whole: float, part: float, seeds: int) -> str:

@@ -1,0 +1,210 @@
+"""What the records say of claims C6 and C9, in every regime that was tried, and what follows.
+
+A regime is a data set, a number N of training images or points, and a number of passes over them.
+In each the variable codebook is compared with its controls, seed by seed, and judged by
+`study.scorecard`; the comparisons of one regime are one family.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..study import records, scorecard
+from ..theory.cliff import cumulative_capacity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..study.scorecard import Effect
+
+CONTROLS = ("uniform", "matched", "reversed", "shuffled")  # the first for C6, the others for C9
+SETS = {"fashion-mnist": "Fashion-MNIST", "mnist": "MNIST", "digits": "digits"}
+MEASURES: Mapping[str, Callable[[Mapping], float]] = {
+    "FD to reconstructions": lambda m: m["last"]["fd_to_reconstructions"],
+    "gFD": lambda m: m["last"]["gfd"],
+    "FD to reconstructions, best likelihood": lambda m: m["best"]["fd_to_reconstructions"],
+    "gFD, best likelihood": lambda m: m["best"]["gfd"],
+    "KID to reconstructions": lambda m: m["last"]["kid_to_reconstructions"],
+    "rFD": lambda m: m["rfd"],
+    "held-out bits": lambda m: min(sum(point["held_out"]) for point in m["curve"]),
+}
+POINTS = {"FD to reconstructions": "to_reconstructions", "gFD": "to_truth"}  # their kin in the lab
+
+
+def load(studies: Sequence[str], results: str | Path | None = None) -> list[dict]:
+    """The records of several studies of this edition."""
+    every = [r for study in studies for r in records.load(study, results)]
+    return [r for r in every if r["edition"] == records.EDITION]
+
+
+def passes(record: Mapping) -> float:
+    """How often the AR model has seen each training image."""
+    c = record["config"]
+    return c["ar_steps"] * c["ar_batch"] / c["n_images"]
+
+
+def turned(record: Mapping) -> bool:
+    """Whether held-out likelihood was better before the last step: the model memorises."""
+    bits = [sum(point["held_out"]) for point in record["measures"]["curve"]]
+    return bits[-1] > min(bits)
+
+
+def images(found: list[dict], measure: str = "FD to reconstructions",
+           treatment: str = "loglinear") -> pd.DataFrame:  # fmt: skip
+    """One row for each regime of the studies and control, judged; see `scorecard.judge_family`."""
+    import pandas as pd
+
+    rows = []
+    for study, group in dict.fromkeys((r["study"], r["group"]) for r in found):
+        part = [r for r in found if (r["study"], r["group"]) == (study, group)]
+        arms = {r["arm"] for r in part}
+        if treatment not in arms or any(r["config"]["ar_seed"] is not None for r in part):
+            continue  # the rate curve, and the group that asks which seed scatters a ratio
+        both = {c: records.pairs(part, treatment, c, group) for c in CONTROLS if c in arms}
+        family = {
+            c: tuple(zip(*((MEASURES[measure](x["measures"]), MEASURES[measure](y["measures"]))
+                           for x, y in pairs), strict=True))
+            for c, pairs in both.items() if pairs
+        }  # fmt: skip
+        enough = {c: all(all(records.floors(r).values()) for pair in both[c] for r in pair)
+                  for c in family}  # fmt: skip
+        first, uniform = part[0], [r for r in part if r["arm"] == "uniform"]
+        regime = {
+            "study": study, "group": group, "set": SETS.get(first["config"]["dataset"], study),
+            "n": first["config"]["n_images"], "passes": passes(first),
+            "T": len(first["sizes"]),
+            "memorises": bool(uniform) and sum(map(turned, uniform)) > len(uniform) / 2,
+        }  # fmt: skip
+        for control, judged in scorecard.judge_family(family, enough).items():
+            rows.append(regime | {"control": control} | judged | {"values": family[control]})
+    return pd.DataFrame(rows)
+
+
+def points(measure: str = "FD to reconstructions") -> pd.DataFrame:
+    """The same rows for the known world, from the records of the lab."""
+    from ..lab import judge, plan
+    from ..lab import records as lab_records
+
+    lab = plan.load_lab(records.default_results().parents[1] / "book/studies/lab.yaml")
+    table = judge.frame(lab_records.load())
+    found = judge.verdicts(lab, table, measure=POINTS[measure])
+    rows = table[table["group"] == "rows"]
+    last = rows[rows["last"]].groupby("n")["passes"].first()
+    uniform = rows[(rows["arm"] == "uniform") & rows["last"]].groupby("n")
+    memorises = uniform["chosen"].mean() < 0.5  # held-out likelihood was best before the last point
+    return found.assign(study="lab", group="rows", set="points in the plane", T=8,
+                        passes=found["n"].map(last), memorises=found["n"].map(memorises))  # fmt: skip
+
+
+def residual(found: list[dict], arm: str, group: str,
+             measure: str = "FD to reconstructions") -> Effect | None:  # fmt: skip
+    """An arm over the curve of uniform codebooks at its own rate, paired by seed.
+
+    The curve joins, seed by seed, the uniform codebooks of all sizes that were trained like the
+    arm; between two of them the logarithm of the measure is linear in the total bits C_T. Below 1
+    the arm gains from how its bits are distributed, not only from their number.
+
+    Returns:
+        None where no seed has uniform codebooks on both sides of the arm's rate.
+    """
+    mine = [r for r in found if (r["group"], r["arm"]) == (group, arm)]
+    ours, curve = [], []
+    for r in mine:
+        bits, alike = cumulative_capacity(r["sizes"])[-1], _trained_alike(r)
+        line = sorted(
+            (cumulative_capacity(x["sizes"])[-1], math.log(MEASURES[measure](x["measures"])))
+            for x in found
+            if len(set(x["sizes"])) == 1 and _trained_alike(x) == alike
+        )
+        if line and line[0][0] <= bits <= line[-1][0]:
+            ours.append(MEASURES[measure](r["measures"]))
+            curve.append(math.exp(np.interp(bits, *zip(*line, strict=True))))
+    return scorecard.paired_effect(ours, curve) if ours else None
+
+
+def _trained_alike(record: Mapping) -> dict:
+    names = ("dataset", "n_images", "length", "ar_steps", "tokenizer_steps", "seed", "ar_seed")
+    return {name: record["config"][name] for name in names}
+
+
+# ------------------------------------------------------------------------ in words
+
+
+def regime(row: Mapping) -> str:
+    """`Fashion-MNIST, N = 1,000, 64 passes`."""
+    things = "points" if row["study"] == "lab" else "images"
+    return f"{row['set']}, {row['n']:,} {things}, {row['passes']:.0f} passes"
+
+
+def effect(row: Mapping) -> str:
+    """`0.86 (0.75 to 0.99)`."""
+    return f"{row['ratio']:.2f} ({row['interval']})"
+
+
+def said(rows: pd.DataFrame, control: str) -> str:
+    """Every regime of one control in a sentence each, ratio, interval and verdict."""
+    mine = rows[rows["control"] == control]
+    parts = [f"{regime(r)}: {effect(r)}, {r['verdict']}" for _, r in mine.iterrows()]
+    return "; ".join(parts) or "not measured"
+
+
+def advice(rows: pd.DataFrame) -> list[str]:
+    """What follows for a user, in one to three sentences, from the verdicts alone."""
+    ahead, behind = {scorecard.REPRODUCED, scorecard.DIRECTION}, {scorecard.CONTRADICTED}
+    by = {name: rows[rows["control"] == name]["verdict"] for name in CONTROLS}
+    wins, losses = (sum(by["uniform"].isin(kind)) for kind in (ahead, behind))
+    n = len(by["uniform"])
+    if wins and not losses:
+        first = (f"Over one large codebook, yes: ahead in {wins} of {n} regimes, "
+                 "behind in none.")  # fmt: skip
+    elif wins:
+        first = (f"Over one large codebook, it depends: ahead in {wins} of {n} regimes, "
+                 f"behind in {losses}.")  # fmt: skip
+    else:
+        first = f"Over one large codebook, no gain was seen: behind in {losses} of {n} regimes."
+    others = [v for name in CONTROLS[1:] for v in by[name]]
+    gained, lost = (sum(v in kind for v in others) for kind in (ahead, behind))
+    second = (
+        f"Over controls of the same number of bits (constant, reversed, shuffled): ahead in "
+        f"{gained} of {len(others)} comparisons, behind in {lost}."
+    )
+    if gained > len(others) / 2:
+        third = "So the distribution of the bits pays here: let the codebook grow."
+    elif gained > lost:
+        third = "So tune the codebook's size first; a growing one may add a little."
+    else:
+        third = ("So tune the codebook's size first: a smaller constant codebook with as many bits "
+                 "did as well.")  # fmt: skip
+    return [first, second, third] if others else [first]
+
+
+def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
+    """The box "Should I use it?": advice, then one line for each regime; HTML."""
+    shown = [name for name in CONTROLS if name in set(rows["control"])]
+    head = "".join(f"<th>{name}</th>" for name in shown)
+    body = ""
+    for _, part in rows.groupby(["study", "group", "n"], sort=False):
+        cells = part.set_index("control")
+        body += f"<tr><th>{html.escape(regime(part.iloc[0]))}</th>"
+        for name in shown:
+            if name not in cells.index:
+                body += "<td>–</td>"
+                continue
+            r = cells.loc[name]
+            body += (f'<td class="{r["verdict"].replace(" ", "-")}"><b>{r["ratio"]:.2f}</b> '
+                     f"<small>{html.escape(r['interval'])}</small><br>{r['verdict']}</td>")  # fmt: skip
+        body += "</tr>"
+    words = " ".join(advice(rows))
+    return (
+        f'<div class="answer"><p><b>{html.escape(words)}</b></p><div class="answer-table" '
+        f'tabindex="0"><table><caption>Error of the AR model, log-linear over each control '
+        f"(below 1: the variable codebook is better), 95 % interval over seeds, and verdict by the "
+        f'<a href="{link}">rule</a>.</caption>'
+        f"<thead><tr><th>Regime</th>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
+    )
