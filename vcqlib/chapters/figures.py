@@ -288,3 +288,24 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
         line[0].set_ylabel("ratio")
     ax[0][0].legend(fontsize=8)
     return figure
+
+
+def forest(rows: Sequence[tuple[str, str, Sequence[float], float, float | None, float | None]]):
+    """Ratios one below the other: (label, control, ratios of the seeds, mean, low, high).
+
+    A small dot for each seed, a diamond for the geometric mean, a bar for the interval if any.
+    """
+    figure, ax = axes(size=(6.0, 0.9 + 0.34 * len(rows)))
+    ax.axvline(1, color="#333333", linewidth=1.2)
+    for i, (_, arm, seeds, mean, low, high) in enumerate(rows):
+        if low is not None and high is not None:
+            ax.plot([low, high], [i, i], color=colour(arm, i), linewidth=4, alpha=0.45)
+        ax.plot(seeds, [i] * len(seeds), "o", color=colour(arm, i), markersize=4, alpha=0.7)
+        ax.plot(mean, i, "D", color=colour(arm, i), markersize=7, markeredgecolor="white")
+    ax.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=9)
+    ax.set(xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="ratio (below 1: log-linear better)")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.4, 2, 3, 5, 7)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(axis="y", visible=False)
+    return figure

@@ -97,9 +97,11 @@ def points(measure: str = "FD to reconstructions") -> pd.DataFrame:
     rows = table[table["group"] == "rows"]
     last = rows[rows["last"]].groupby("n")["passes"].first()
     uniform = rows[(rows["arm"] == "uniform") & rows["last"]].groupby("n")
-    memorises = uniform["chosen"].mean() < 0.5  # held-out likelihood was best before the last point
-    return found.assign(study="lab", group="rows", set="points in the plane", T=8,
-                        passes=found["n"].map(last), memorises=found["n"].map(memorises))  # fmt: skip
+    memorises = uniform["chosen"].mean() < 0.5  # likelihood was best before the last point
+    return found.assign(
+        study="lab", group="rows", set="points in the plane", T=8,
+        passes=found["n"].map(last), memorises=found["n"].map(memorises),
+    )  # fmt: skip
 
 
 def residual(found: list[dict], arm: str, group: str,
@@ -128,9 +130,40 @@ def residual(found: list[dict], arm: str, group: str,
     return scorecard.paired_effect(ours, curve) if ours else None
 
 
-def _trained_alike(record: Mapping) -> dict:
-    names = ("dataset", "n_images", "length", "ar_steps", "tokenizer_steps", "seed", "ar_seed")
-    return {name: record["config"][name] for name in names}
+def _trained_alike(record: Mapping, *but: str) -> dict:
+    names = {"dataset", "n_images", "length", "ar_steps", "tokenizer_steps", "seed", "ar_seed"}
+    return {name: record["config"][name] for name in names.difference(but)}
+
+
+def explorer(found: list[dict], methods: Sequence[str] = ("loglinear", "doubling")) -> dict:
+    """What the interactive figure `results` reads: every comparison, and the points by rate."""
+    rows, rates = [], {}
+    for measure, value in MEASURES.items():
+        for method in methods:
+            for _, r in images(found, measure, method).iterrows():
+                kept = ("control", "interval", "corrected", "verdict", "ratio", "low", "high",
+                        "detectable")  # fmt: skip
+                plain = {k: None if r[k] != r[k] else r[k] for k in kept}  # NaN: no interval
+                rows.append(plain | {"method": method, "regime": regime(r), "measure": measure,
+                                     "pairs": list(zip(*r["values"], strict=True))})  # fmt: skip
+                rates.setdefault(regime(r), {})[measure] = by_rate(found, r["group"], value)
+    return {"rows": rows, "rates": rates}
+
+
+def by_rate(found: list[dict], group: str, value: Callable[[Mapping], float]) -> list[list]:
+    """Arms that were trained like a group: name, total bits, geometric mean, sizes all equal."""
+    like = next(r for r in found if r["group"] == group)
+    alike = _trained_alike(like, "seed")
+    arms: dict[str, list[dict]] = {}
+    for r in found:
+        if r["study"] == like["study"] and _trained_alike(r, "seed") == alike:
+            arms.setdefault(r["arm"], []).append(r)
+    return [
+        [arm, float(cumulative_capacity(mine[0]["sizes"])[-1]),
+         math.exp(np.mean([math.log(value(r["measures"])) for r in mine])),
+         len(set(mine[0]["sizes"])) == 1]
+        for arm, mine in arms.items()
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------ in words
@@ -197,8 +230,8 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
                 body += "<td>–</td>"
                 continue
             r = cells.loc[name]
-            body += (f'<td class="{r["verdict"].replace(" ", "-")}"><b>{r["ratio"]:.2f}</b> '
-                     f"<small>{html.escape(r['interval'])}</small><br>{r['verdict']}</td>")  # fmt: skip
+            number = f"<b>{r['ratio']:.2f}</b> <small>{html.escape(r['interval'])}</small>"
+            body += f'<td class="{r["verdict"].replace(" ", "-")}">{number}<br>{r["verdict"]}</td>'
         body += "</tr>"
     words = " ".join(advice(rows))
     return (
