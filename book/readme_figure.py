@@ -16,6 +16,6 @@ arms = {}
 for name, label in (("uniform", "uniform K = 256"), ("loglinear", "loglinear K = 2 … 256")):
     arm = base.arm(name)
     arms[label] = arm.sizes, conditional_entropy(arm.codes.codes).bits
-figure = figures.cliff_and_cure(arms)
+figure = figures.uniform_and_growing(arms)
 with atomic_path(Path(__file__).parent / "_assets" / "cliff.png") as temporary:
     figure.savefig(temporary, metadata={"Software": None})

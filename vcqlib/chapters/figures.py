@@ -158,7 +158,7 @@ def image_grid(rows: Mapping[str, object], columns: Sequence[str] | None = None)
     return figure
 
 
-def cliff_and_cure(arms: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Figure:
+def uniform_and_growing(arms: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Figure:
     """The book's emblem: what each position could hold, what it tells, and where that ends.
 
     Args:

@@ -135,6 +135,13 @@ def _trained_alike(record: Mapping, *but: str) -> dict:
     return {name: record["config"][name] for name in names.difference(but)}
 
 
+def together(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the known world and of images, one below the other."""
+    import pandas as pd
+
+    return pd.concat([table for table in tables if len(table)], ignore_index=True)
+
+
 def explorer(found: list[dict], methods: Sequence[str] = ("loglinear", "doubling")) -> dict:
     """What the interactive figure `results` reads: every comparison, and the points by rate."""
     rows, rates = [], {}

@@ -1,0 +1,265 @@
+"""The ten claims of the paper, each checked or measured, each with a verdict by the stated rule.
+
+One function a claim. Exact ones are arithmetic or a property of code; measured ones read the
+records of the studies. `scorecard(…)` calls all of them.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from ..models.autoregressive import PRESETS, ARConfig, ARModel
+from ..models.quantizer import VariableCodebookQuantizer
+from ..study import records, scorecard
+from ..theory.cliff import cliff_position, cumulative_capacity, expected_conditional_entropy
+from . import findings
+
+IMAGENET, K, POSITIONS = 1_281_167, 16_384, 256
+SAID = {  # claim → what the paper says, and the chapter that is about it
+    "C1": ("the cliff lies at t* = ⌈log2 N / log2 K⌉", "01_cliff"),
+    "C2": ("ImageNet, K = 16384: entropy is spent in 2 of 256 positions", "02_measuring"),
+    "C3": ("language stays far below its codebooks' capacity", "03_language"),
+    "C4": ("K_t grows from 2 to K_max within one codebook", "04_variable_codebooks"),
+    "C5": ("loss, parameters and training are unchanged", "04_variable_codebooks"),
+    "C6": ("better images: gFID 27.98 → 14.80, a ratio of 0.53", "07_generation"),
+    "C7": ("gFID 1.71 with 684M AR parameters", "09_scaling"),
+    "C8": ("coarse to fine: probe on 10 tokens 43.8 % against 27.1 %", "08_coarse_to_fine"),
+    "C9": ("distribution counts, not only the number of bits", "07_generation"),
+    "C10": ("a larger K reconstructs better", "05_tokenizer"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out for one claim."""
+
+    claim: str
+    ours: str
+    rung: str
+    verdict: str
+
+    @property
+    def says(self) -> str:
+        return SAID[self.claim][0]
+
+    @property
+    def chapter(self) -> str:
+        return SAID[self.claim][1]
+
+
+class Evidence:
+    """The records that the measured claims read, by set and arm; one regime of each set."""
+
+    def __init__(self, studies: Sequence[str], variable: str = "loglinear") -> None:
+        self.found = findings.load(studies)
+        self.variable = variable
+        self.judged = findings.images(self.found, treatment=variable)
+        self.rung = "measured GPU" if "gpu" in self.found[0]["hardware"] else "measured small"
+        self.stale = sum(r["stale"] for r in self.found)
+
+    def regimes(self) -> list[tuple[str, list[dict]]]:
+        """Name and records of the first regime of each study: the one that the rows stand on."""
+        first = self.judged.drop_duplicates("study")
+        return [
+            (r["set"], [x for x in self.found
+                        if (x["study"], x["group"]) == (r["study"], r["group"])])
+            for _, r in first.iterrows()
+        ]  # fmt: skip
+
+    def pairs(self, part: list[dict], a: str, b: str) -> list[tuple[dict, dict]]:
+        arms = {r["arm"] for r in part}
+        return records.pairs(part, a, b, part[0]["group"]) if {a, b} <= arms else []
+
+    def row(self, claim: str, ours: str, verdict: str) -> Row:
+        old = f" ({self.stale} records are of other code)" if self.stale else ""
+        return Row(claim, ours + old, self.rung, verdict)
+
+
+def fine(pairs: Sequence[tuple[dict, dict]]) -> bool:
+    """Whether the tokenizers behind some pairs clear their floors."""
+    marks = ("reconstruction better than the mean image", "entropy at most log2 N")
+    return all(records.floors(r)[mark] for pair in pairs for r in pair for mark in marks)
+
+
+def c1(seed: int = 0) -> Row:
+    """The formula against an exact count, where logarithms of floats can be trusted."""
+    cases = np.random.default_rng(seed).integers(2, [10**9, 10**5], (500, 2)).tolist()
+    cases = [(n, k) for n, k in cases if k ** round(math.log(n, k)) != n]
+    same = [cliff_position(n, k) == math.ceil(math.log2(n) / math.log2(k)) for n, k in cases]
+    words = f"{sum(same)} of {len(same)} random cases agree"
+    return Row("C1", words, "exact", scorecard.judge_identity(all(same)))
+
+
+def c2(evidence: Evidence) -> Row:
+    """ImageNet by formula; on uniform codes of ours, the share of their bits spent by t*."""
+    t_star = cliff_position(IMAGENET, K)
+    ideal = expected_conditional_entropy(IMAGENET, [K] * POSITIONS)[:t_star].sum()
+    verdicts = [scorecard.judge_identity(t_star == 2 and ideal > 0.99 * math.log2(IMAGENET))]
+    words = [f"{t_star} of {POSITIONS} by formula"]
+    for name, part in evidence.regimes():
+        uniform = [r for r in part if r["arm"] == "uniform"]
+        n, sizes = uniform[0]["config"]["n_images"], uniform[0]["sizes"]
+        ours = cliff_position(n, sizes)
+        bits = [r["measures"]["entropy"] for r in uniform]
+        share = None if ours is None else float(np.mean([sum(b[:ours]) / sum(b) for b in bits]))
+        verdicts.append(scorecard.judge_share(share, 0.99, 0.5, len(bits)))
+        words.append(f"{name}: {100 * share:.0f} % of the bits by t* = {ours} of {len(sizes)}"
+                     if share is not None else f"{name}: no cliff")  # fmt: skip
+    return evidence.row("C2", "; ".join(words), scorecard.worst(*verdicts))
+
+
+def c4(sizes: Sequence[int], k_max: int, dim: int = 8, seed: int = 0) -> Row:
+    """Sizes grow, and every code is a nearest one among the first K_t rows of the one codebook."""
+    quantizer = VariableCodebookQuantizer(list(sizes), dim, k_max).eval()
+    quantizer.reset_parameters(torch.Generator().manual_seed(seed))
+    z = torch.randn(256, len(sizes), dim, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        chosen = quantizer.encode(z)
+        rows = quantizer.rows().expand(len(z), -1, -1)
+        distance = torch.cdist(quantizer.prepare(z), rows)  # [256, T, K_max]
+    beyond = torch.arange(k_max) >= torch.as_tensor(sizes)[:, None]
+    nearest = distance.masked_fill(beyond, math.inf).amin(-1)
+    excess = float((distance.gather(-1, chosen[..., None])[..., 0] - nearest).max())
+    grows = list(sizes) == sorted(sizes) and sizes[-1] <= k_max
+    words = f"K from {sizes[0]} to {sizes[-1]}; nearest, up to {max(excess, 0):.0e}"
+    return Row("C4", words, "exact", scorecard.judge_identity(grows and excess < 1e-4))
+
+
+def c5(evidence: Evidence) -> Row:
+    """Equal parameter counts and steps in all arms; the loss is the plain cross-entropy."""
+    _, part = evidence.regimes()[0]
+    config = part[0]["config"]
+    trained = ("tokenizer_steps", "tokenizer_batch", "ar_steps", "ar_batch", "dropout", "n_images")
+    counts = {tuple(r["measures"]["parameters"].items()) for r in part}
+    alike = {tuple(r["config"][name] for name in trained) for r in part}
+    sizes = next(r["sizes"] for r in part if r["arm"] == evidence.variable)
+    network = ARModel(ARConfig(tuple(sizes), config["k_max"], 10, **PRESETS[config["ar"]])).eval()
+    draw = torch.Generator().manual_seed(0)
+    codes = torch.stack([torch.randint(k, (64,), generator=draw) for k in sizes], 1)
+    labels = torch.arange(len(codes)) % 10
+    with torch.inference_mode():
+        full = F.cross_entropy(network.logits(codes, labels).flatten(0, 1), codes.flatten())
+        gap = abs(float(full - network.loss(codes, labels)))
+    equal = len(counts) == len(alike) == 1
+    total = sum(v for k, v in next(iter(counts)) if k in ("tokenizer", "ar"))
+    words = f"{total:,} parameters in each arm, equal steps" if equal else "arms differ"
+    return Row("C5", words, "exact", scorecard.judge_identity(equal and gap < 1e-5))
+
+
+def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
+           controls: Sequence[str]) -> Row:  # fmt: skip
+    """C6 and C9: distance to reconstructions, variable over the controls, in every regime.
+
+    The verdict of the row is the most cautious one of its regimes.
+    """
+    rows = evidence.judged if points is None else pd.concat([points, evidence.judged])
+    rows = rows[rows["control"].isin(controls)]
+    if rows.empty:
+        return evidence.row(claim, "no control was trained", scorecard.UNTESTABLE)
+    words = []
+    for (name, n), part in rows.groupby(["set", "n"], sort=False):
+        said = ", ".join(f"{r['ratio']:.2f} ({r['interval']})" + ("" if len(controls) == 1 else
+                         f" over {r['control']}") for _, r in part.iterrows())  # fmt: skip
+        words.append(f"{name}, N = {n:,}: {said}")
+    return evidence.row(claim, "; ".join(words), scorecard.worst(*rows["verdict"]))
+
+
+def c7() -> Row:
+    """The model of that size can be built; nothing was trained."""
+    with torch.device("meta"):
+        xl = ARModel(ARConfig((K,) * POSITIONS, K, 1000, **PRESETS["XL"]))
+    count = sum(p.numel() for p in xl.parameters()) - xl.class_embedding.weight.numel()
+    return Row("C7", f"{count / 1e6:.1f}M parameters counted, not trained", "configuration ready",
+               scorecard.UNTESTABLE)  # fmt: skip
+
+
+def c8(evidence: Evidence) -> Row:
+    """Probe on the first codes, variable over uniform: at equal tokens, and at equal bits.
+
+    Equal tokens: the first 10, or half of the sequence; from encoder outputs and code vectors,
+    which have to agree, since the paper's probe is not known. Equal bits: 24, from code vectors,
+    linear between prefixes.
+    """
+    words, verdicts = [], []
+    for name, part in evidence.regimes():
+        both = evidence.pairs(part, evidence.variable, "uniform")
+        if not both or any("probe" not in r["measures"] for pair in both for r in pair):
+            continue
+        m = max(1, min(10, len(both[0][0]["sizes"]) // 2))
+        found = [
+            scorecard.paired_effect(*zip(*(
+                tuple(r["measures"]["probe"][reading][m - 1] for r in pair) for pair in both
+            ), strict=True))
+            for reading in ("encoder outputs", "code vectors")
+        ]  # fmt: skip
+        bits = scorecard.paired_effect(*zip(*(tuple(map(_at_24_bits, pair)) for pair in both),
+                                            strict=True))  # fmt: skip
+        verdicts += [scorecard.judge_effect(e, False, 1.62, fine(both)) for e in found]
+        words.append(
+            f"{name}, {m} tokens: {found[0].ratio:.2f} ({found[0].interval()}) outputs, "
+            f"{found[1].ratio:.2f} ({found[1].interval()}) codes; 24 bits: {bits.ratio:.2f} "
+            f"({bits.interval()})"
+        )
+    if not verdicts:
+        return evidence.row("C8", "no probe was measured", scorecard.UNTESTABLE)
+    return evidence.row("C8", "; ".join(words), scorecard.worst(*verdicts))
+
+
+def _at_24_bits(record: dict) -> float:
+    probe = record["measures"]["probe"]["code vectors"]
+    return float(np.interp(24, cumulative_capacity(record["sizes"]), probe))
+
+
+def c10(evidence: Evidence) -> Row:
+    """rFD of uniform K_max over that of the smaller uniform codebook of the matched arm."""
+    words, verdicts = [], []
+    for name, part in evidence.regimes():
+        if both := evidence.pairs(part, "uniform", "matched"):
+            effect = scorecard.paired_effect(*zip(*(
+                (x["measures"]["rfd"], y["measures"]["rfd"]) for x, y in both
+            ), strict=True))  # fmt: skip
+            verdicts.append(scorecard.judge_effect(effect, True, None, fine(both)))
+            large, small = both[0][0]["sizes"][0], both[0][1]["sizes"][0]
+            words.append(f"{name}: rFD of K = {large} over K = {small} is {effect.ratio:.2f} "
+                         f"({effect.interval()})")  # fmt: skip
+    if not verdicts:
+        return evidence.row("C10", "no smaller codebook was trained", scorecard.UNTESTABLE)
+    return evidence.row("C10", "; ".join(words), scorecard.worst(*verdicts))
+
+
+def rows(evidence: Evidence, c3: Row, points: pd.DataFrame | None) -> list[Row]:
+    """All ten, in order; `c3` needs texts and is measured apart (chapter 03)."""
+    _, part = evidence.regimes()[0]
+    config = part[0]["config"]
+    sizes = next(r["sizes"] for r in part if r["arm"] == evidence.variable)
+    both = partial(ratios, evidence=evidence, points=points)
+    return [
+        c1(), c2(evidence), c3, c4(sizes, config["k_max"], config["code_dim"]), c5(evidence),
+        both("C6", controls=findings.CONTROLS[:1]), c7(), c8(evidence),
+        both("C9", controls=findings.CONTROLS[1:]), c10(evidence),
+    ]  # fmt: skip
+
+
+def table(found: Sequence[Row], full: bool = True) -> str:
+    """The rows as an HTML table that fits a phone; with `full` also our numbers and the rung."""
+    body = ""
+    for row in found:
+        numbers = f"<p>{html.escape(row.ours)}<br><small>{row.rung}</small></p>" if full else ""
+        body += (
+            f'<tr><th><a href="{row.chapter}.html">{row.claim}</a></th>'
+            f"<td>{html.escape(row.says)}{numbers}</td>"
+            f'<td class="{row.verdict.replace(" ", "-")}">{row.verdict}</td></tr>'
+        )
+    return (
+        '<table class="claims"><thead><tr><th></th><th>the paper says</th><th>here</th></tr>'
+        f"</thead><tbody>{body}</tbody></table>"
+    )
