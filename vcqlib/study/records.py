@@ -17,7 +17,7 @@ import numpy as np
 from ..data.image_sets import write_sheet
 from ..files import read_record, sha256_file, write_record
 from ..settings import flat
-from ..theory.cliff import cumulative_capacity
+from ..theory.cliff import cliff_position, cumulative_capacity
 from .configuration import Configuration
 from .experiment import Experiment
 from .instruments import rows
@@ -195,6 +195,23 @@ def floors(record: Mapping) -> dict[str, bool]:
 def chosen(record: Mapping, measure: str = "gfd") -> float:
     """A measure at the step with the best validation likelihood: no score of test chose it."""
     return record["measures"]["best"][measure]
+
+
+def past_the_cliff(record: Mapping) -> float:
+    """Held-out bits an image that the AR model saves at the positions after t*: not memorised ones.
+
+    The sum of unigram minus held-out bits there, at the step with the best likelihood of held-out
+    codes; 0 if no position follows the cliff. The class, which the model is told, is part of it.
+
+    Raises:
+        ValueError: a record of a tokenizer alone, which has no AR model.
+    """
+    m = record["measures"]
+    if "curve" not in m:
+        raise ValueError(f"{record['group']}-{record['arm']} has no AR model: it stopped at codes")
+    cliff = cliff_position(record["config"]["n_images"], record["sizes"])
+    best = min((point["held_out"] for point in m["curve"]), key=np.sum)
+    return float(np.subtract(m["unigram"], best)[cliff:].sum()) if cliff is not None else 0.0
 
 
 def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[dict, dict]]:
