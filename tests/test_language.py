@@ -67,3 +67,49 @@ def test_the_same_model_is_not_trained_twice(monkeypatch):
     monkeypatch.setattr(language, "train_ar", lambda *_: pytest.fail("trained again"))
     again = model_bits(rows[:30], rows[30:], 8, "nano", steps=2, batch=8)
     assert all((again[key] == first[key]).all() for key in first)
+
+
+@pytest.fixture
+def shares(text, tmp_path):
+    path = tmp_path / "even.txt"
+    path.write_text("".join(chr(97 + i * i % 16) for i in range(2000)), encoding="utf-8")
+    return language.text_shares([text, f"file:{path}", text], ("bytes", "bpe:4"), (0, 1), 30, 10)
+
+
+def test_a_share_is_the_entropy_of_a_token_over_its_capacity(shares, text):
+    assert len(shares) == 2 * 2 * 2  # a text named twice counts once
+    letters = shares[(shares["text"] == text) & (shares["kind"] == "bytes")]
+    assert letters["bits"].tolist() == pytest.approx([np.log2(26)] * 2, abs=0.15)
+    assert (letters["share"] == letters["bits"] / 8).all()
+    raised = shares[(shares["text"] == text) & (shares["kind"] == "bpe:4")]
+    assert (raised["vocabulary"] == 26).all() and raised["share"].min() > 0.95
+
+
+def test_seeds_draw_other_windows_of_the_same_text(text):
+    found = language.text_shares([text], ("bytes",), (0, 1, 1), n=10**6, length=7)
+    assert (found["windows"] == 71).all()  # half of them, or all seeds would draw the same
+    assert found["bits"][1] == found["bits"][2] != found["bits"][0]
+
+
+def test_texts_are_what_is_generalised_over(shares):
+    found = language.share_effects(shares, [0.9, 0.9])
+    assert (
+        set(found) == {"bytes", "bpe:4"} and found["bytes"].seeds == 2
+    )  # two texts, not four rows
+    own = (
+        shares[shares["kind"] == "bytes"].groupby("text")["share"].apply(lambda x: x.prod() ** 0.5)
+    )
+    assert found["bytes"].ratio == pytest.approx((own / 0.9).prod() ** 0.5)
+
+
+def test_shares_of_images_are_those_of_the_first_uniform_code():
+    def record(arm="uniform", seed=0, n=6000, dataset="mnist", first=6.0):
+        return {"arm": arm, "seed": seed, "sizes": [256] * 3,
+                "measures": {"entropy": [first, 1, 0]},
+                "config": {"n_images": n, "dataset": dataset}}  # fmt: skip
+
+    found = language.image_shares(
+        [record(seed=1, first=7.0), record(), record(n=1000, first=5.0), record("matched", first=1),
+         record(dataset="digits", n=10, first=4.0)]
+    )  # fmt: skip
+    assert found == {"digits": [0.5], "mnist": [0.75, 0.875]}

@@ -91,6 +91,12 @@ def test_study_files_of_the_book_are_valid():
         ({"groups": [{"name": "a", "arms": ["uniform"], "set": {"n_images": 1}}]},
          "arm 'uniform': n_images must be at least 2, got 1"),
         ({"groups": [{"name": "a", "arms": ["uniform", "uniform"]}]}, "two runs are called"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "stages": "codes"}]},
+         "groups.0.stages must be 'all' or 'tokenizer', got 'codes'"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "stages": "tokenizer", "sweeps": True}]},
+         "group 'a' has sweeps, which need an AR model"),
+        ({"groups": [{"name": "a", "arms": ["uniform"], "stages": "tokenizer", "ar_seeds": [1]}]},
+         "group 'a' has ar_seeds, which need an AR model"),
     ],
 )  # fmt: skip
 def test_bad_study_files_are_refused_by_name(tmp_path, change, message):
@@ -137,6 +143,45 @@ def test_probe_of_the_reversed_arm_reads_the_same_vectors_backwards(computed):
     c, d = e.test_codes.codes[:20], backward.test_codes.codes[:20]
     own, flipped = measures.code_vectors(e, c), measures.code_vectors(backward, d)
     assert np.array_equal(own.flip(1), flipped)
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """Records of two tokenizers of 40 positions, made where training an AR model is an error."""
+    group = {"name": "main", "arms": ["uniform", "reversed"], "set": {"length": 40},
+             "stages": "tokenizer"}  # fmt: skip
+    (folder / "alone.yaml").write_text(yaml.safe_dump(CONTENT | {"groups": [group]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "train_ar", lambda *_: pytest.fail("an AR model is trained"))
+        list(plan.compute(plan.load_study(folder / "alone.yaml").runs, folder / "results"))
+        assert not records.reproduce(folder / "results/alone/main-uniform-s0.json").failed
+    return records.load("alone", folder / "results")
+
+
+def test_a_tokenizer_alone_is_recorded_without_an_ar_model(alone, computed, folder):
+    uniform, run = alone[1], plan.load_study(folder / "alone.yaml").runs[0]
+    assert not uniform["stale"] and "ar" not in uniform["seconds"]
+    found, lengths = uniform["measures"], measures.prefix_lengths(40)
+    assert lengths[0] == 1 and lengths[-1] == 40 and 10 in lengths and len(lengths) < 40
+    assert all(len(curve) == len(lengths) for curve in found["probe"].values())
+    full = found["prefix_mse"][-1]  # of all codes: the error of reconstruction, but for rounding
+    assert full == pytest.approx(found["reconstruction"]["mse"], rel=0.01)
+    assert len(records.floors(uniform)) == 2 and len(records.floors(computed[0])) == 4
+    assert records.summary(found).keys() == {"mse", "rfd", "entropy"}
+    table = records.frame([*alone, *computed])
+    assert table["gfd"].isna().sum() == 2 and not table["rfd"].isna().any()
+    assert len(records.pairs(alone, "uniform", "reversed")) == 1
+    assert records.current(folder / "results", run)
+    assert not records.current(folder / "results", replace(run, stages="all"))
+
+
+def test_a_record_without_a_curve_is_one_of_a_tokenizer_only(alone, folder, tmp_path):
+    source = folder / "results/alone/main-uniform-s0.json"
+    path = tmp_path / source.name
+    path.with_suffix(".png").write_bytes(source.with_suffix(".png").read_bytes())
+    write_record(path, records.read(source) | {"stages": "all"})
+    with pytest.raises(ValueError, match="is not a record of a study"):
+        records.read(path)
 
 
 def test_a_second_pass_computes_nothing(computed, folder, monkeypatch):

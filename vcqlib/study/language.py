@@ -6,20 +6,28 @@ Chapter 03 compares the two modalities at the same N, T, model and number of ste
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..data.texts import load_text, text_tokenizer, windows
+from ..entropy.estimates import conditional_entropy
 from ..files import atomic_path, read_json, write_json
 from ..models.autoregressive import PRESETS, ARConfig, ARModel
 from ..training.autoregressive import train_ar
 from ..training.inference import position_bits
 from ..training.recipe import Recipe
 from ..training.run import own_randomness
-from . import cache
+from . import cache, scorecard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("gpt2", "bytes", "bpe:256")  # the tokenizations of claim C3
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,72 @@ def text_windows(
     return TextWindows(
         np.load(folder / "rows.npy", mmap_mode="r"), **read_json(folder / "text.json")
     )
+
+
+def text_shares(
+    texts: Sequence[str], kinds: Sequence[str] = KINDS, seeds: Sequence[int] = (0, 1, 2),
+    n: int = 6000, length: int = 16, max_chars: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """How much of its capacity one token of a text uses, not knowing what came before (claim C3).
+
+    The entropy of a single token over log2 of the vocabulary, counted on the tokens of n windows.
+    A window begins anywhere, so any token stands for a first one; the same of images is the first
+    position of their codes (`image_shares`). A seed draws other windows, nothing else: texts and
+    tokenizers stay, and what is generalised over is texts (`share_effects`).
+
+    Args:
+        texts, kinds, max_chars: as in `text_windows`.
+        n: windows of `length` tokens, at most half of those in the text, so that seeds differ.
+
+    Returns:
+        A row for each text, kind and seed: `text`, `kind`, `seed`, `windows`, `vocabulary`, `bits`
+        (of a token), `share` (of log2 vocabulary).
+    """
+    import pandas as pd
+
+    found = []
+    for text in dict.fromkeys(texts):
+        for kind in kinds:
+            cut = text_windows(text, kind, length, max_chars)
+            few = max(1, min(n, len(cut.rows) // 2))
+            for seed in seeds:
+                drawn = np.random.default_rng(seed).permutation(len(cut.rows))[:few]
+                tokens = np.asarray(cut.rows[np.sort(drawn)]).reshape(-1, 1)
+                bits = conditional_entropy(tokens).total_bits
+                found.append({"text": text, "kind": kind, "seed": seed, "windows": few,
+                              "vocabulary": cut.vocabulary, "bits": bits,
+                              "share": bits / np.log2(cut.vocabulary)})  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def image_shares(records: Iterable[Mapping]) -> dict[str, list[float]]:
+    """The same of images: data set → share of log2 K that the first uniform code uses, by seed.
+
+    From records of the arm `uniform`, of each data set those with the most images.
+    """
+    uniform = [r for r in records if r["arm"] == "uniform"]
+    found: dict[str, list[float]] = {}
+    for dataset in sorted({r["config"]["dataset"] for r in uniform}):
+        own = [r for r in uniform if r["config"]["dataset"] == dataset]
+        most = max(r["config"]["n_images"] for r in own)
+        by_seed = {r["seed"]: r["measures"]["entropy"][0] / np.log2(r["sizes"][0])
+                   for r in own if r["config"]["n_images"] == most}  # fmt: skip
+        found[dataset] = [float(by_seed[seed]) for seed in sorted(by_seed)]
+    return found
+
+
+def share_effects(shares: pd.DataFrame, images: Sequence[float]) -> dict[str, scorecard.Effect]:
+    """Share of text over share of images, kind → ratio with an interval over texts, after Holm.
+
+    shares: of `text_shares`; a text is one replicate, the geometric mean of its seeds.
+    images: of `image_shares`, one data set; texts are held against their geometric mean.
+    """
+    mean = np.log(shares["share"]).groupby([shares["kind"], shares["text"]], sort=False).mean()
+    image = float(np.exp(np.mean(np.log(images))))
+    return scorecard.holm({
+        kind: (np.exp(mean[kind]).tolist(), [image] * len(mean[kind]))
+        for kind in dict.fromkeys(shares["kind"])
+    })  # fmt: skip
 
 
 def model_bits(

@@ -7,7 +7,7 @@ with more tries than another. What is loaded or drawn once is passed on.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ GUIDANCE = (1.0, 1.5, 2.0, 3.0)  # constant classifier-free guidance scales
 PROBED = 6000  # training images behind a linear probe on a CPU, at most; on a GPU all
 REDRAWN = 1000  # held-out images whose last codes are drawn anew, at most
 COMPARED = 2000  # held-out images that give the yardstick for copies, at most
+PREFIXES = 12  # probed of a sequence above 32 positions, in a geometric grid; below, all
+Stages = Literal["all", "tokenizer"]  # up to which a run goes: to samples, or no further than codes
 
 
 def _inputs(e: Experiment) -> dict[str, Any]:
@@ -68,32 +70,45 @@ def metrics(e: Experiment, seen: Seen | None = None) -> dict:
     return read_json(cache.stage("metrics", _inputs(e), build) / "metrics.json")
 
 
-def measure(e: Experiment, sweeps: bool = False) -> dict:
-    """All metrics of one arm, cached; with `sweeps` also temperatures, guidance and probes."""
+def measure(e: Experiment, sweeps: bool = False, stages: Stages = "all") -> dict:
+    """All metrics of one arm, cached; with `sweeps` also temperatures, guidance and probes.
+
+    stages: "tokenizer" measures what needs no AR model, probes among it, and trains none.
+    """
 
     def build(folder: Path) -> None:
         check_samples(e)
-        seen = Seen(e)
-        write_json(folder / "measures.json", metrics(e, seen) | _more(seen, sweeps))
+        if stages == "tokenizer":
+            found = _of_tokenizer(e, Reconstructions(e, judge(e))) | _floors(e) | _of_prefixes(e)
+            found["parameters"] = {"tokenizer": _count(e.tokenizer)}
+        else:
+            seen = Seen(e)
+            found = metrics(e, seen) | _more(seen, sweeps)
+        write_json(folder / "measures.json", found)
 
-    inputs = _inputs(e) | {"sweeps": sweeps}
+    inputs = _inputs(e) | {"sweeps": sweeps, "stages": stages}
     return read_json(cache.stage("measures", inputs, build) / "measures.json")
+
+
+def _of_tokenizer(e: Experiment, real: Reconstructions) -> dict:
+    """What is known before an AR model is trained."""
+    known, floor = real.known, real.floor()
+    rebuilt = e.decode(rows(e.test_codes.codes))
+    entropy = conditional_entropy(np.ascontiguousarray(e.codes.codes))
+    return {
+        "extractor": known.extract.label, "n_reference": len(known.test),
+        "reconstruction": distances.reconstruction(e.test.images, rebuilt),
+        "rfd": distances.frechet_distance(real.test, known.test),
+        "entropy": entropy.bits.tolist(),
+        "used": [int(np.unique(column).size) for column in e.codes.codes.T],
+        "fd_to_reconstructions_floor": floor["fd"], "kid_to_reconstructions_floor": floor["kid"],
+    }  # fmt: skip
 
 
 def _metrics(seen: Seen) -> dict:
     e, known, run, real = seen.e, seen.known, seen.run, seen.real
     reference, train, n = known.test, known.train, e.c.sampling.n_samples
-    rebuilt = e.decode(rows(e.test_codes.codes))
-    entropy = conditional_entropy(np.ascontiguousarray(e.codes.codes))
-    floor = real.floor()
-    result: dict = {
-        "extractor": known.extract.label, "n_samples": n, "n_reference": len(reference),
-        "reconstruction": distances.reconstruction(e.test.images, rebuilt),
-        "rfd": distances.frechet_distance(real.test, reference),
-        "entropy": entropy.bits.tolist(),
-        "used": [int(np.unique(column).size) for column in e.codes.codes.T],
-        "fd_to_reconstructions_floor": floor["fd"], "kid_to_reconstructions_floor": floor["kid"],
-    }  # fmt: skip
+    result: dict = _of_tokenizer(e, real) | {"n_samples": n}
     for label, step in (("last", run.steps[-1]), ("best", run.best_step)):
         fake = seen.features(step)
         there, few = real.distances(fake), min(len(reference), len(fake))
@@ -146,8 +161,7 @@ def _more(seen: Seen, sweeps: bool) -> dict:
             name: _chosen(known, real, sweep(seen, name, values))
             for name, values in (("temperature", TEMPERATURES), ("cfg_scale", GUIDANCE))
         }
-        result["probe"] = _probes(e)
-        result["prefix_mse"] = _prefix_errors(e)
+        result |= _of_prefixes(e)
         result["class_kept"] = _class_kept(e, known)
     return result
 
@@ -213,8 +227,19 @@ def copies(seen: Seen) -> dict[str, float]:
     return found
 
 
+def prefix_lengths(length: int) -> list[int]:
+    """Prefixes that a record of T positions has measured: all, or 12 and the paper's 10 tokens."""
+    if length <= 32:
+        return list(range(1, length + 1))
+    return sorted({round(m) for m in np.geomspace(1, length, PREFIXES)} | {10})
+
+
+def _of_prefixes(e: Experiment) -> dict:
+    return {"probe": _probes(e), "prefix_mse": _prefix_errors(e)}
+
+
 def _probes(e: Experiment) -> dict[str, list[float]]:
-    """Accuracy of a linear probe on the first 1..T tokens, for three readings of a token."""
+    """Accuracy of a linear probe on prefixes, for three readings of a token."""
     n = min(len(e.images), PROBED) if e.device.type == "cpu" else len(e.images)
     own, other = e.codes.codes[:n], e.test_codes.codes
     y, y_test = e.images.labels[:n], e.test.labels
@@ -226,21 +251,22 @@ def _probes(e: Experiment) -> dict[str, list[float]]:
         "code vectors": (code_vectors(e, own), code_vectors(e, other)),
         "one-hot codes": (own, other),
     }
+    m = prefix_lengths(len(e.sizes))
     return {
-        reading: distances.prefix_probe(x, y, x_test, y_test, device=e.device.type).tolist()
+        reading: distances.prefix_probe(x, y, x_test, y_test, m, e.device.type).tolist()
         for reading, (x, x_test) in readings.items()
     }
 
 
 def _prefix_errors(e: Experiment) -> list[float]:
-    """Mean squared error of held-out images decoded from their first 1..T tokens.
+    """Mean squared error of held-out images decoded from prefixes.
 
     In the tokenizer's order: for the reversed arm these are those of the arm it flips.
     """
     some = to_float(e.test.images[:COMPARED])
     codes = rows(e.test_codes.codes[:COMPARED])
     codes = codes.flip(1) if e.c.flipped else codes
-    lengths = range(1, codes.shape[1] + 1)
+    lengths = prefix_lengths(codes.shape[1])
     decoded = (decode(e.tokenizer, codes[:, :m].contiguous()) for m in lengths)
     return [float((x - some).square().mean()) for x in decoded]
 

@@ -3,7 +3,8 @@
 A study file holds `about`, `base` (settings by flat name), `arms` (name: settings that make it)
 and `groups`, each with a name, its arms, its seeds (and `ar_seeds`, where an AR model is trained
 several times on one tokenizer), further settings under `set`, and `sweeps: true` where
-temperatures, guidance and probes are measured too.
+temperatures, guidance and probes are measured too. With `stages: tokenizer` a group trains no AR
+model; it measures reconstructions, codes and probes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from . import cache, records
 from .configuration import Configuration
 from .experiment import Experiment
 from .judge import check_samples
-from .measures import measure
+from .measures import Stages, measure
 from .records import StudyRun
 
 # what ends a run, and not its study; that memory lacks, torch says by a RuntimeError
@@ -46,6 +47,13 @@ class Group:
     ar_seeds: list[Whole | None] = dataclass_field(default_factory=lambda: [None])
     set: dict[str, Any] = dataclass_field(default_factory=dict)
     sweeps: Flag = False
+    stages: Stages = "all"
+
+    def __post_init__(self) -> None:
+        if self.stages == "tokenizer" and (self.sweeps or self.ar_seeds != [None]):
+            which = "sweeps" if self.sweeps else "ar_seeds"
+            raise ValueError(f"group {self.name!r} has {which}, which need an AR model: leave them "
+                             "out, or stages: tokenizer")  # fmt: skip
 
 
 @settings
@@ -100,7 +108,7 @@ def load_study(path: str | Path) -> Study:
                 e = Experiment(Configuration.of(values | seeds))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where}: {error}") from None
-            run = StudyRun(path.stem, group.name, arm, e, group.sweeps)
+            run = StudyRun(path.stem, group.name, arm, e, group.sweeps, group.stages)
             if run.name in runs:
                 raise ValueError(f"{where}: two runs are called {run.name}")
             runs[run.name] = run
@@ -141,7 +149,7 @@ def _record(run: StudyRun, results: Path) -> None:
     if not records.current(results, run):
         e = Experiment(run.experiment.c)  # what it loads goes when it is done
         check_samples(e)
-        records.write(results, replace(run, experiment=e), measure(e, run.sweeps))
+        records.write(results, replace(run, experiment=e), measure(e, run.sweeps, run.stages))
 
 
 def start_workers(path: Path, results: Path, jobs: int) -> list[subprocess.Popen]:

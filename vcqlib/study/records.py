@@ -1,8 +1,8 @@
 """Records of finished runs: what was configured, what came out, where and by which code.
 
-A record is one JSON file and one PNG of samples under data/results/STUDY/. It is current while the
-configuration that the code would build today has the same fingerprint; else it is stale, and
-whoever shows it must say so.
+A record is one JSON file and one PNG, of samples or (of a tokenizer alone) of reconstructions,
+under data/results/STUDY/. It is current while the configuration that the code would build today
+has the same fingerprint; else it is stale, and whoever shows it must say so.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import numpy as np
 from ..data.image_sets import write_sheet
 from ..files import read_record, sha256_file, write_record
 from ..settings import flat
-from ..theory.cliff import cumulative_capacity
+from ..theory.cliff import cliff_position, cumulative_capacity
 from .configuration import Configuration
 from .experiment import Experiment
+from .instruments import rows
 from .machine import commit, hardware, versions
-from .measures import measure
+from .measures import Stages, measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,7 @@ class StudyRun:
     arm: str
     experiment: Experiment
     sweeps: bool = False
+    stages: Stages = "all"
 
     @property
     def name(self) -> str:
@@ -59,12 +61,15 @@ class StudyRun:
 def write(results: Path, run: StudyRun, measures: dict) -> Path:
     """Write the record of a run and its sheet of samples; returns the JSON file."""
     path, e = _path(results, run), run.experiment
-    sheet, folders = path.with_suffix(".png"), {"tokenizer": e.tokenizer_folder, "ar": e.ar.folder}
-    _write_sheet(sheet, e)
+    sheet, folders = path.with_suffix(".png"), {"tokenizer": e.tokenizer_folder}
+    if run.stages == "all":
+        folders["ar"] = e.ar.folder
+    _write_sheet(sheet, e, run.stages)
     record = {
         "edition": EDITION, "study": run.study, "group": run.group, "arm": run.arm,
         "seed": e.c.seed, "config": e.c.to_dict(), "sizes": list(e.sizes),
-        "fingerprint": e.fingerprint, "sweeps": run.sweeps, "measures": measures,
+        "fingerprint": e.fingerprint, "sweeps": run.sweeps, "stages": run.stages,
+        "measures": measures,
         "tokenizer_curve": e.tokenizer_curve,
         "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)}, "tolerance": TOLERANCE,
         "seconds": {k: read_record(v / "done.json")["seconds"] for k, v in folders.items()},
@@ -86,6 +91,7 @@ def read(path: str | Path) -> dict:
         summary(record["measures"])
         name, known = record["sheet"]["file"], record.keys() >= FIELDS
         known = known and isinstance(record["config"], dict) and name == Path(name).name
+        known = known and ("curve" in record["measures"]) == (_stages(record) == "all")
     except (KeyError, IndexError, TypeError, ValueError):
         known = False
     if not known:
@@ -133,8 +139,9 @@ def current(results: Path, run: StudyRun) -> bool:
         record = read(path)
     except ValueError:
         return False  # damaged or of an older format: computed again
-    ours = (run.experiment.fingerprint, run.sweeps, EDITION)
-    return (record["fingerprint"], record["sweeps"], record.get("edition", 1)) == ours
+    ours = (run.experiment.fingerprint, run.sweeps, run.stages, EDITION)
+    theirs = (record["fingerprint"], record["sweeps"], _stages(record), record.get("edition", 1))
+    return theirs == ours
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
@@ -150,26 +157,36 @@ def frame(records: list[dict]) -> pd.DataFrame:
 
 
 def summary(measures: Mapping) -> dict[str, float]:
-    """The scalars by which a recomputation is judged; bits are per image, at the last AR step."""
-    last = measures["curve"][-1]
-    return {
+    """The scalars by which a recomputation is judged; bits are per image, at the last AR step.
+
+    Of a tokenizer alone the first three.
+    """
+    found = {
         "mse": measures["reconstruction"]["mse"],
         "rfd": measures["rfd"],
         "entropy": float(np.sum(measures["entropy"])),
-        "train_bits": float(np.sum(last["train"])),
-        "held_out_bits": float(np.sum(last["held_out"])),
-        "gfd": measures["last"]["gfd"],
-    } | {k: measures[k] for k in ("fd_to_reconstructions",) if k in measures}
+    }
+    if "curve" not in measures:
+        return found
+    last = measures["curve"][-1]
+    found["train_bits"] = float(np.sum(last["train"]))
+    found["held_out_bits"] = float(np.sum(last["held_out"]))
+    found["gfd"] = measures["last"]["gfd"]
+    return found | {k: measures[k] for k in ("fd_to_reconstructions",) if k in measures}
 
 
 def floors(record: Mapping) -> dict[str, bool]:
     """Which floors of the protocol a run clears; one that does not counts as no run."""
     m, n = record["measures"], record["config"]["n_images"]
-    best = min(float(np.sum(point["held_out"])) for point in m["curve"])
     mse = m["reconstruction"]["mse"]
-    return {
+    found = {
         "reconstruction better than the mean image": mse < m["mean_image_mse"],
         "entropy at most log2 N": float(np.sum(m["entropy"])) <= np.log2(n) + 1e-9,
+    }
+    if _stages(record) == "tokenizer":
+        return found
+    best = min(float(np.sum(point["held_out"])) for point in m["curve"])
+    return found | {
         "held-out likelihood better than unigrams": best < float(np.sum(m["unigram"])),
         "gFD below marginals": chosen(record) < m["gfd_marginals"],
     }
@@ -178,6 +195,23 @@ def floors(record: Mapping) -> dict[str, bool]:
 def chosen(record: Mapping, measure: str = "gfd") -> float:
     """A measure at the step with the best validation likelihood: no score of test chose it."""
     return record["measures"]["best"][measure]
+
+
+def past_the_cliff(record: Mapping) -> float:
+    """Held-out bits an image that the AR model saves at the positions after t*: not memorised ones.
+
+    The sum of unigram minus held-out bits there, at the step with the best likelihood of held-out
+    codes; 0 if no position follows the cliff. The class, which the model is told, is part of it.
+
+    Raises:
+        ValueError: a record of a tokenizer alone, which has no AR model.
+    """
+    m = record["measures"]
+    if "curve" not in m:
+        raise ValueError(f"{record['group']}-{record['arm']} has no AR model: it stopped at codes")
+    cliff = cliff_position(record["config"]["n_images"], record["sizes"])
+    best = min((point["held_out"] for point in m["curve"]), key=np.sum)
+    return float(np.subtract(m["unigram"], best)[cliff:].sum()) if cliff is not None else 0.0
 
 
 def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[dict, dict]]:
@@ -253,8 +287,12 @@ def reproduce(path: str | Path) -> Comparison:
         raise ValueError(f"{path} is stale: its configuration no longer means what it did; run "
                          f"vcq study book/studies/{record['study']}.yaml again")  # fmt: skip
     old = summary(record["measures"])
-    new = summary(measure(_experiment(record), record["sweeps"]))
+    new = summary(measure(_experiment(record), record["sweeps"], _stages(record)))
     return Comparison(tuple((k, old[k], new[k], record["tolerance"][k]) for k in old))
+
+
+def _stages(record: Mapping) -> Stages:
+    return record.get("stages", "all")
 
 
 def _experiment(record: Mapping) -> Experiment:
@@ -270,11 +308,14 @@ def _path(results: Path, run: StudyRun) -> Path:
     return results / run.study / f"{run.name}.json"
 
 
-def _write_sheet(path: Path, e: Experiment) -> None:
-    """The first samples of the last model, one row a draw, one column a class; none chosen."""
-    rows, columns = SHEET
-    classes = e.ar.model.config.classes
-    drawn = e.samples().images[: rows * classes]
+def _write_sheet(path: Path, e: Experiment, stages: Stages) -> None:
+    """The first samples, or reconstructions of the first test images: a column a class."""
+    most, columns = SHEET
+    classes = len(e.images.classes)
+    if stages == "all":
+        drawn = e.samples().images[: most * classes]
+    else:
+        drawn = e.decode(rows(e.test_codes.codes[: most * classes]))
     drawn = drawn[: len(drawn) // classes * classes].unflatten(0, (-1, classes))
     drawn = drawn[:, :columns].flatten(0, 1)
     few = 16 if drawn.shape[1] == 1 else 128  # for the eye alone; a quarter of the bytes
