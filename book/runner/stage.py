@@ -56,8 +56,8 @@ def merge(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbf
     for index, cell in enumerate(staged.cells):
         if PARAMETERS in cell.metadata.get("tags", []):
             staged.cells[index + 1 : index + 1] = injected
-            for given in (cell, *injected):  # folded: a reader comes for what follows
-                given.metadata["tags"] = [*given.metadata["tags"], "hide-input"]
+            for given in (cell, *injected):  # the box below them says all that they say
+                given.metadata["tags"] = [*given.metadata["tags"], "remove-cell"]
             break
     return staged
 

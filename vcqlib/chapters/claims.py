@@ -17,10 +17,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from ..data.texts import TEXTS
 from ..models.autoregressive import PRESETS, ARConfig, ARModel
 from ..models.quantizer import VariableCodebookQuantizer
-from ..study import records, scorecard
-from ..theory.cliff import cliff_position, cumulative_capacity, expected_conditional_entropy
+from ..study import language, order, records, scorecard
+from ..theory.cliff import cliff_position, expected_conditional_entropy
 from . import findings
 
 IMAGENET, K, POSITIONS = 1_281_167, 16_384, 256
@@ -112,9 +113,30 @@ def c2(evidence: Evidence) -> Row:
         bits = [r["measures"]["entropy"] for r in uniform]
         share = None if ours is None else float(np.mean([sum(b[:ours]) / sum(b) for b in bits]))
         verdicts.append(scorecard.judge_share(share, 0.99, 0.5, len(bits)))
-        words.append(f"{name}: {100 * share:.0f} % of the bits by t* = {ours} of {len(sizes)}"
+        saved = float(np.mean([records.past_the_cliff(r) for r in uniform]))
+        words.append(f"{name}: {100 * share:.0f} % of the bits by t* = {ours} of {len(sizes)}, and "
+                     f"{saved:.1f} held-out bits an image saved after it"
                      if share is not None else f"{name}: no cliff")  # fmt: skip
     return evidence.row("C2", "; ".join(words), scorecard.worst(*verdicts))
+
+
+def c3(evidence: Evidence, texts: Sequence[str] = tuple(TEXTS)) -> Row:
+    """Share of its capacity that a token uses, text over the first uniform code of images.
+
+    Over texts, for each of three tokenizations and each set of images; the verdict is the most
+    cautious one.
+    """
+    shares = language.text_shares(texts)
+    by_kind = shares.groupby("kind", sort=False)["share"].mean()
+    words = [f"text {', '.join(f'{100 * v:.0f} % ({k})' for k, v in by_kind.items())}"]
+    verdicts = []
+    for dataset, images in language.image_shares(evidence.found).items():
+        effects = language.share_effects(shares, images)
+        verdicts += [scorecard.judge_effect(e, True) for e in effects.values()]
+        said = ", ".join(f"{e.ratio:.2f} ({e.interval()})" for e in effects.values())
+        name = findings.SETS.get(dataset, dataset)
+        words.append(f"{name} {100 * np.mean(images):.0f} %, ratios {said}")
+    return evidence.row("C3", "; ".join(words), scorecard.worst(*verdicts))
 
 
 def c4(sizes: Sequence[int], k_max: int, dim: int = 8, seed: int = 0) -> Row:
@@ -183,40 +205,29 @@ def c7() -> Row:
 
 
 def c8(evidence: Evidence) -> Row:
-    """Probe on the first codes, variable over uniform: at equal tokens, and at equal bits.
+    """Probe on the first codes, variable over uniform; see `study.order`.
 
-    Equal tokens: the first 10, or half of the sequence; from encoder outputs and code vectors,
-    which have to agree, since the paper's probe is not known. Equal bits: 24, from code vectors,
-    linear between prefixes.
+    At 10 tokens, or the most of those probed, from encoder outputs and from code vectors, which
+    have to agree, since the paper's probe is not known; at equal bits beside it.
     """
-    words, verdicts = [], []
-    for name, part in evidence.regimes():
-        both = evidence.pairs(part, evidence.variable, "uniform")
-        if not both or any("probe" not in r["measures"] for pair in both for r in pair):
-            continue
-        m = max(1, min(10, len(both[0][0]["sizes"]) // 2))
-        found = [
-            scorecard.paired_effect(*zip(*(
-                tuple(r["measures"]["probe"][reading][m - 1] for r in pair) for pair in both
-            ), strict=True))
-            for reading in ("encoder outputs", "code vectors")
-        ]  # fmt: skip
-        bits = scorecard.paired_effect(*zip(*(tuple(map(_at_24_bits, pair)) for pair in both),
-                                            strict=True))  # fmt: skip
-        verdicts += [scorecard.judge_effect(e, False, 1.62, fine(both)) for e in found]
-        words.append(
-            f"{name}, {m} tokens: {found[0].ratio:.2f} ({found[0].interval()}) outputs, "
-            f"{found[1].ratio:.2f} ({found[1].interval()}) codes; 24 bits: {bits.ratio:.2f} "
-            f"({bits.interval()})"
-        )
-    if not verdicts:
+    found = order.table(evidence.found, evidence.variable)
+    if found.empty:
         return evidence.row("C8", "no probe was measured", scorecard.UNTESTABLE)
+    found = found[found["control"] == "uniform"]
+    words, verdicts = [], []
+    for (dataset, length), part in found.groupby(["dataset", "length"], sort=False):
+        clear = fine([tuple(order.probed(evidence.found, evidence.variable)[dataset, length])])
+        said = []
+        for (equal, reading), some in part.groupby(["equal", "reading"], sort=False):
+            r = some.iloc[-1]  # the longest prefix
+            if reading == "one-hot codes":
+                continue
+            if equal == "tokens":
+                verdicts.append(scorecard.judge_effect(r["effect"], False, 1.62, clear))
+            said.append(f"{reading} at {r['at']:.0f} {equal} {r['ratio']:.2f} "
+                        f"({r['effect'].interval()})")  # fmt: skip
+        words.append(f"{findings.SETS.get(dataset, dataset)}, T = {length}: {', '.join(said)}")
     return evidence.row("C8", "; ".join(words), scorecard.worst(*verdicts))
-
-
-def _at_24_bits(record: dict) -> float:
-    probe = record["measures"]["probe"]["code vectors"]
-    return float(np.interp(24, cumulative_capacity(record["sizes"]), probe))
 
 
 def c10(evidence: Evidence) -> Row:
@@ -236,14 +247,16 @@ def c10(evidence: Evidence) -> Row:
     return evidence.row("C10", "; ".join(words), scorecard.worst(*verdicts))
 
 
-def rows(evidence: Evidence, c3: Row, points: pd.DataFrame | None) -> list[Row]:
-    """All ten, in order; `c3` needs texts and is measured apart (chapter 03)."""
+def rows(evidence: Evidence, points: pd.DataFrame | None,
+         texts: Sequence[str] = tuple(TEXTS)) -> list[Row]:  # fmt: skip
+    """All ten, in order. points: of `findings.points`, for C6 and C9."""
     _, part = evidence.regimes()[0]
     config = part[0]["config"]
     sizes = next(r["sizes"] for r in part if r["arm"] == evidence.variable)
     both = partial(ratios, evidence=evidence, points=points)
+    method = c4(sizes, config["k_max"], config["code_dim"])
     return [
-        c1(), c2(evidence), c3, c4(sizes, config["k_max"], config["code_dim"]), c5(evidence),
+        c1(), c2(evidence), c3(evidence, texts), method, c5(evidence),
         both("C6", controls=findings.CONTROLS[:1]), c7(), c8(evidence),
         both("C9", controls=findings.CONTROLS[1:]), c10(evidence),
     ]  # fmt: skip

@@ -64,8 +64,9 @@ def images(found: list[dict], measure: str = "FD to reconstructions",
     for study, group in dict.fromkeys((r["study"], r["group"]) for r in found):
         part = [r for r in found if (r["study"], r["group"]) == (study, group)]
         arms = {r["arm"] for r in part}
-        if treatment not in arms or any(r["config"]["ar_seed"] is not None for r in part):
-            continue  # the rate curve, and the group that asks which seed scatters a ratio
+        again = any(r["config"]["ar_seed"] is not None for r in part)
+        if treatment not in arms or again or "last" not in part[0]["measures"]:
+            continue  # the rate curve, several AR seeds a tokenizer, tokenizers alone
         both = {c: records.pairs(part, treatment, c, group) for c in CONTROLS if c in arms}
         family = {
             c: tuple(zip(*((MEASURES[measure](x["measures"]), MEASURES[measure](y["measures"]))
@@ -196,32 +197,24 @@ def said(rows: pd.DataFrame, control: str) -> str:
 
 def advice(rows: pd.DataFrame) -> list[str]:
     """What follows for a user, in one to three sentences, from the verdicts alone."""
-    ahead, behind = {scorecard.REPRODUCED, scorecard.DIRECTION}, {scorecard.CONTRADICTED}
-    by = {name: rows[rows["control"] == name]["verdict"] for name in CONTROLS}
-    wins, losses = (sum(by["uniform"].isin(kind)) for kind in (ahead, behind))
-    n = len(by["uniform"])
-    if wins and not losses:
-        first = (f"Over one large codebook, yes: ahead in {wins} of {n} regimes, "
-                 "behind in none.")  # fmt: skip
-    elif wins:
-        first = (f"Over one large codebook, it depends: ahead in {wins} of {n} regimes, "
-                 f"behind in {losses}.")  # fmt: skip
-    else:
-        first = f"Over one large codebook, no gain was seen: behind in {losses} of {n} regimes."
-    others = [v for name in CONTROLS[1:] for v in by[name]]
-    gained, lost = (sum(v in kind for v in others) for kind in (ahead, behind))
-    second = (
-        f"Over controls of the same number of bits (constant, reversed, shuffled): ahead in "
-        f"{gained} of {len(others)} comparisons, behind in {lost}."
-    )
-    if gained > len(others) / 2:
-        third = "So the distribution of the bits pays here: let the codebook grow."
-    elif gained > lost:
-        third = "So tune the codebook's size first; a growing one may add a little."
-    else:
-        third = ("So tune the codebook's size first: a smaller constant codebook with as many bits "
-                 "did as well.")  # fmt: skip
-    return [first, second, third] if others else [first]
+    side = {scorecard.REPRODUCED: "ahead", scorecard.DIRECTION: "ahead",
+            scorecard.CONTRADICTED: "behind"}  # fmt: skip
+    c6, c9 = (rows[(rows["control"] == CONTROLS[0]) == first] for first in (True, False))
+    places = {which: [regime(r) for _, r in c6.iterrows() if side.get(r["verdict"]) == which]
+              for which in ("ahead", "behind")}  # fmt: skip
+    start = {(True, False): "yes", (True, True): "it depends", (False, True): "no"}
+    start = start.get((bool(places["ahead"]), bool(places["behind"])), "no difference was seen")
+    named = "; ".join(f"{which}: {', '.join(where)}" for which, where in places.items() if where)
+    found = [f"Over one large codebook: {start}{f' ({named})' if named else ''}."]
+    if len(c9):
+        gained, lost = ((c9["verdict"].map(side) == which).sum() for which in ("ahead", "behind"))
+        found.append(f"Over codebooks with as many bits (one smaller size, reversed, shuffled): "
+                     f"ahead in {gained} of {len(c9)} comparisons, behind in {lost}.")  # fmt: skip
+        if gained > len(c9) / 2:
+            found.append("So the distribution of the bits pays: let the codebook grow.")
+        else:
+            found.append("So tune the codebook's size first: one smaller size did about as well.")
+    return found
 
 
 def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
@@ -231,20 +224,22 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
     body = ""
     for _, part in rows.groupby(["study", "group", "n"], sort=False):
         cells = part.set_index("control")
-        body += f"<tr><th>{html.escape(regime(part.iloc[0]))}</th>"
+        known = "<br><i>memorised</i>" if part.iloc[0]["memorises"] else ""
+        body += f"<tr><th>{html.escape(regime(part.iloc[0]))}{known}</th>"
         for name in shown:
             if name not in cells.index:
-                body += "<td>–</td>"
+                body += f'<td data-over="{name}">–</td>'
                 continue
             r = cells.loc[name]
             number = f"<b>{r['ratio']:.2f}</b> <small>{html.escape(r['interval'])}</small>"
-            body += f'<td class="{r["verdict"].replace(" ", "-")}">{number}<br>{r["verdict"]}</td>'
+            kind = r["verdict"].replace(" ", "-")
+            body += f'<td class="{kind}" data-over="{name}">{number}<br>{r["verdict"]}</td>'
         body += "</tr>"
-    words = " ".join(advice(rows))
+    words = html.escape(" ".join(advice(rows)))
     return (
-        f'<div class="answer"><p><b>{html.escape(words)}</b></p><div class="answer-table" '
-        f'tabindex="0"><table><caption>Error of the AR model, log-linear over each control '
-        f"(below 1: the variable codebook is better), 95 % interval over seeds, and verdict by the "
-        f'<a href="{link}">rule</a>.</caption>'
-        f"<thead><tr><th>Regime</th>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
+        f'<div class="answer"><p><b>{words}</b></p><table><caption>Error of the AR model, '
+        "log-linear over each control (below 1: the variable codebook is better), 95 % interval "
+        f'over seeds, and verdict by the <a href="{link}">rule</a>. <i>Memorised</i>: the '
+        "likelihood of held-out codes has turned, so that a low error can come from copies."
+        f"</caption><thead><tr><th>Regime</th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -77,16 +77,21 @@ def redraw(
     return e.decode(torch.cat(drawn))
 
 
-def forced_prefix(e: Experiment, real: Reconstructions) -> list[float]:
-    """FD to reconstructions when the first m = 0..T codes are real, and the rest is sampled.
+def forced_prefix(e: Experiment, real: Reconstructions) -> dict[str, float]:
+    """FD to reconstructions when the first m codes are real and the rest is sampled, by m.
 
     The prefixes are those of validation images, with their classes; the reference is of test
-    images. Where the curve falls, there the AR model's error arose.
+    images. Where the curve falls, there the AR model's error arose. m runs from 0 to T, in steps
+    that grow.
     """
     codes = e.validation_codes.codes[:SEQUENCES]
     labels = e.validation.labels[:SEQUENCES]
-    drawn = (redraw(e, codes, m, labels) for m in range(codes.shape[1] + 1))
-    return [real.distances(real.known.extract(images))["fd"] for images in drawn]
+    length = codes.shape[1]
+    grid = [m for m in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128) if m < length]
+    return {
+        str(m): real.distances(real.known.extract(redraw(e, codes, m, labels)))["fd"]
+        for m in [*grid, length]
+    }
 
 
 def two_sample(e: Experiment, drawn: Tensor) -> dict[str, Any]:
