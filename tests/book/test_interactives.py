@@ -69,7 +69,19 @@ NESTED = {
     "sizes": [2, 3, 5, 8, 8], "points": POINTS,
     "rows": [[math.cos(2.4 * k), math.sin(2.4 * k)] for k in range(8)],
 }  # fmt: skip
+ROW = {"method": "loglinear", "regime": "set <a>", "measure": "gFD", "interval": "0.50 to 0.72",
+       "corrected": "0.45 to 0.80", "detectable": 1.2, "verdict": "reproduced", "low": 0.5,
+       "high": 0.72, "ratio": 0.6, "control": "uniform", "pairs": [[0.6, 1.0], [1.3, 2.0]]}  # fmt: skip
+RESULTS = {
+    "rows": [ROW, ROW | {"control": "matched", "ratio": 1.05, "low": None, "high": None,
+                         "interval": "one seed", "pairs": [[1.05, 1.0]],
+                         "verdict": "not to be told apart"},
+             ROW | {"regime": "other", "ratio": 2.5}],
+    "rates": {"set <a>": {"gFD": [["uniform", 32.0, 1.0, True], ["uniform-4", 16.0, 0.8, True],
+                                  ["loglinear", 20.0, 0.6, False]]}},
+}  # fmt: skip
 PAGES = {
+    "results": RESULTS,
     "prefixes": TREE, "schedule": DESIGN, "decoder": DECODER, "sampler": SAMPLER, "nested": NESTED
 }  # fmt: skip
 DATA = """name => [...document.querySelectorAll(`output data.${name}`)].map(d => Number(d.value))"""
@@ -185,6 +197,25 @@ def test_sizes_and_cliff_are_those_of_the_library(page: Page) -> None:
         expected = vcqlib.codebook_sizes(*(case[name] for name in names))
         assert sizes == expected.tolist(), case
         assert cliff == vcqlib.cliff_position(int(case["n"]), sizes), case
+
+
+@of("results")
+def test_the_explorer_shows_the_comparison_that_was_chosen(page: Page) -> None:
+    assert data(page, "ratio") == [0.6]
+    said = page.inner_text("output")
+    assert "0.50 to 0.72" in said and "2 seeds" in said and "0.45 to 0.80" in said
+    assert page.locator("svg .dot").count() == 2 + 1  # a dot a seed, and the method by rate
+    assert page.locator("svg .spent").count() == 1  # the line of uniform codebooks
+    page.focus("[name=control]")
+    page.select_option("[name=control]", "matched")
+    assert data(page, "ratio") == [1.05]
+    said = page.inner_text("output")
+    assert "one seed" in said and "shown a difference of 20 %" in said
+    assert page.evaluate("document.activeElement.name") == "control"
+    page.select_option("[name=regime]", "other")  # has no matched arm: its control is taken
+    assert data(page, "ratio") == [2.5]
+    assert page.eval_on_selector("[name=control]", "e => e.value") == "uniform"
+    assert page.locator("svg .spent").count() == 0
 
 
 @of("schedule")
@@ -342,7 +373,7 @@ def test_nested_rows_quantize_like_the_library(page: Page) -> None:
 # ------------------------------------------------------------------------------------- every figure
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PAGES if kind != "schedule"])
+@pytest.mark.parametrize("kind", [kind for kind in PAGES if kind not in ("schedule", "results")])
 def test_buttons_step_as_the_slider_does_and_stop_at_the_ends(page: Page, kind: str) -> None:
     press(page, "Home")
     at = "() => Number(document.querySelector('[name=step]').value)"

@@ -1,0 +1,166 @@
+"""What the book says of the records follows from them: made-up records with a known answer."""
+
+import copy
+import math
+import re
+
+import numpy as np
+import pytest
+
+from vcqlib.chapters import claims, findings
+from vcqlib.study import records, scorecard
+from vcqlib.theory.schedules import codebook_sizes
+
+
+@pytest.fixture(scope="module")
+def pattern():
+    """A real record, whose settings and numbers are replaced below."""
+    return records.load("smoke")[0]
+
+
+def record(pattern, arm, seed, value, sizes=None, group="main", n=600, **measures):
+    """The record of an arm that has this FD to reconstructions and clears its floors."""
+    r = copy.deepcopy(pattern)
+    sizes = sizes if sizes is not None else codebook_sizes(arm, 8, 64, seed=seed)
+    r |= {"study": "made", "group": group, "arm": arm, "seed": seed, "sizes": list(map(int, sizes))}
+    r["config"] |= {"seed": seed, "n_images": n, "ar_seed": None}
+    m = r["measures"]
+    m["last"] |= {"fd_to_reconstructions": value, "gfd": value, "kid_to_reconstructions": value}
+    m["best"] |= {"fd_to_reconstructions": value, "gfd": value}
+    m |= {"gfd_marginals": 1e6, "mean_image_mse": 1e6, "unigram": [100.0] * 8,
+          "entropy": [0.1] * 8} | measures  # fmt: skip
+    return r
+
+
+def study(pattern, ratio, seeds=5, **more):
+    """Arms loglinear and uniform, with this ratio by seed."""
+    return [
+        record(pattern, arm, s, (1 + 0.1 * s) * (ratio(s) if arm == "loglinear" else 1), **more)
+        for s in range(seeds)
+        for arm in ("uniform", "loglinear")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [
+        (lambda s: 0.6 + 0.01 * s, "reproduced"),
+        (lambda s: 1.6 - 0.01 * s, "contradicted"),
+        (lambda s: 0.5 if s % 2 else 2.0, "not to be told apart"),
+    ],
+)
+def test_a_regime_is_judged_by_its_ratios(pattern, ratio, verdict):
+    (row,) = findings.images(study(pattern, ratio)).to_dict("records")
+    assert row["verdict"] == verdict and row["seeds"] == 5 and row["control"] == "uniform"
+    logs = [math.log(ratio(s)) for s in range(5)]
+    assert row["ratio"] == pytest.approx(math.exp(np.mean(logs)))
+    assert row["passes"] == pytest.approx(40 * 64 / 600)
+
+
+def test_a_run_below_a_floor_leaves_its_regime_untested(pattern):
+    found = study(pattern, lambda s: 0.6 + 0.01 * s)
+    found[3]["measures"]["unigram"] = [0.0] * 8
+    (row,) = findings.images(found).to_dict("records")
+    assert row["verdict"] == scorecard.UNTESTABLE
+
+
+def test_each_regime_is_a_row_and_its_controls_one_family(pattern):
+    found = study(pattern, lambda s: 0.7 + 0.05 * s)
+    found += study(pattern, lambda s: 1.2 + 0.05 * s, group="more", n=1200)
+    found += [record(pattern, "matched", s, 1.1 + 0.1 * s) for s in range(5)]
+    rows = findings.images(found)
+    assert list(zip(rows["group"], rows["control"], strict=True)) == [
+        ("main", "uniform"), ("main", "matched"), ("more", "uniform")
+    ]  # fmt: skip
+    same = rows["interval"] == rows["corrected"]
+    assert not same[rows["group"] == "main"].all() and same[rows["group"] == "more"].all()
+
+
+def test_a_study_of_tokenizers_alone_has_no_regime(pattern):
+    found = study(pattern, lambda s: 0.7)
+    for r in found:
+        del r["measures"]["last"]
+    assert findings.images(found).empty
+
+
+CONSTANT = {4: 1.0, 16: 0.5, 64: 2.0}  # K → the measure of that uniform codebook
+
+
+def curve(pattern, seeds=4):
+    return [
+        record(pattern, "uniform" if k == 64 else f"uniform-{k}", s, v * (1 + s), [k] * 8,
+               "main" if k == 64 else "rate")
+        for s in range(seeds) for k, v in CONSTANT.items()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.5])
+def test_the_residual_is_the_distance_from_the_curve_at_the_own_rate(pattern, factor):
+    sizes = codebook_sizes("loglinear", 8, 64)
+    bits = np.log2(sizes).sum()
+    x, y = np.log2(list(CONSTANT)) * 8, np.log(list(CONSTANT.values()))
+    on_line = math.exp(np.interp(bits, x, y))
+    found = curve(pattern) + [
+        record(pattern, "loglinear", s, factor * (1 + s) * on_line, sizes) for s in range(4)
+    ]
+    effect = findings.residual(found, "loglinear", "main")
+    assert effect.ratio == pytest.approx(factor) and effect.seeds == 4
+    assert effect.low == pytest.approx(factor) and effect.high == pytest.approx(factor)
+
+
+def test_outside_the_curve_there_is_no_residual(pattern):
+    found = [r for r in curve(pattern) if r["sizes"][0] == 64]
+    found += [record(pattern, "loglinear", s, 1.0) for s in range(4)]
+    assert findings.residual(found, "loglinear", "main") is None
+    other = [r | {"config": r["config"] | {"ar_steps": 7}} for r in curve(pattern)]
+    assert findings.residual(found[-4:] + other, "loglinear", "main") is None  # trained otherwise
+
+
+def test_advice_follows_the_verdicts(pattern):
+    better = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s))
+    worse = findings.images(study(pattern, lambda s: 1.6 + 0.01 * s))
+    even = findings.images(study(pattern, lambda s: 0.5 if s % 2 else 2.0))
+    assert "codebook: yes" in findings.advice(better)[0]
+    assert "codebook: no (behind" in findings.advice(worse)[0]
+    assert "no difference" in findings.advice(even)[0]
+    assert "it depends" in findings.advice(findings.together(better, worse))[0]
+    size_first = findings.together(better, even.assign(control="matched"))
+    assert "size first" in findings.advice(size_first)[-1]
+    grows = findings.together(better, better.assign(control="matched"))
+    assert "let the codebook grow" in findings.advice(grows)[-1]
+
+
+def test_the_box_holds_every_number_and_escapes_names(pattern):
+    rows = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s)).assign(set="<b>")
+    box = findings.answer(rows)
+    assert f"{rows['ratio'].iloc[0]:.2f}" in box and rows["interval"].iloc[0] in box
+    assert "&lt;b&gt;" in box and "<b>, 600" not in box
+
+
+def test_the_explorer_offers_every_comparison_once(pattern):
+    made = findings.explorer(curve(pattern) + study(pattern, lambda s: 0.6, seeds=4)[1::2])
+    keys = [(r["regime"], r["control"], r["method"], r["measure"]) for r in made["rows"]]
+    assert len(set(keys)) == len(keys) == len(findings.MEASURES)
+    (regime,) = made["rates"]
+    assert {arm for arm, *_ in made["rates"][regime]["gFD"]} == {
+        "uniform", "uniform-4", "uniform-16", "loglinear"
+    }  # fmt: skip
+
+
+def test_ten_claims_one_row_each_in_order():
+    evidence = claims.Evidence(["smoke"])
+    rows = claims.rows(evidence, None, texts=("shakespeare", "kjv", "handbook-en"))
+    assert [row.claim for row in rows] == [f"C{i}" for i in range(1, 11)]
+    assert all(row.verdict in scorecard.VERDICTS for row in rows)
+    exact = {row.claim: row.verdict for row in rows if row.rung == "exact"}
+    assert exact == dict.fromkeys(("C1", "C4", "C5"), "reproduced")
+    table = claims.table(rows)
+    assert len(re.findall("<tr>", table)) == 11 and rows[0].ours in table
+    assert rows[0].ours not in claims.table(rows, full=False)
+
+
+def test_unequal_arms_are_seen():
+    evidence = claims.Evidence(["smoke"])
+    evidence.found[0]["measures"]["parameters"]["ar"] += 1
+    assert claims.c5(evidence).verdict == "contradicted"
+    assert claims.c4([2, 4, 3], 8).verdict == "contradicted"
