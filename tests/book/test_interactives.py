@@ -71,7 +71,8 @@ NESTED = {
 }  # fmt: skip
 ROW = {"method": "loglinear", "regime": "set <a>", "measure": "gFD", "interval": "0.50 to 0.72",
        "corrected": "0.45 to 0.80", "detectable": 1.2, "verdict": "reproduced", "low": 0.5,
-       "high": 0.72, "ratio": 0.6, "control": "uniform", "pairs": [[0.6, 1.0], [1.3, 2.0]]}  # fmt: skip
+       "high": 0.72, "ratio": 0.6, "control": "uniform",
+       "pairs": [[0.6, 1.0], [1.3, 2.0]]}  # fmt: skip
 RESULTS = {
     "rows": [ROW, ROW | {"control": "matched", "ratio": 1.05, "low": None, "high": None,
                          "interval": "one seed", "pairs": [[1.05, 1.0]],

@@ -243,3 +243,15 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
         "likelihood of held-out codes has turned, so that a low error can come from copies."
         f"</caption><thead><tr><th>Regime</th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """The same for README: advice, and a table with a line for each regime."""
+    shown = [name for name in CONTROLS if name in set(rows["control"])]
+    lines = [" ".join(advice(rows)), "", "| log-linear over | " + " | ".join(shown) + " |",
+             "|---" * (len(shown) + 1) + "|"]  # fmt: skip
+    for _, part in rows.groupby(["study", "group", "n"], sort=False):
+        cells = {r["control"]: f"{effect(r)}: {r['verdict']}" for _, r in part.iterrows()}
+        found = " | ".join(cells.get(name, "–") for name in shown)
+        lines.append(f"| {regime(part.iloc[0])} | {found} |")
+    return "\n".join(lines)
