@@ -59,21 +59,21 @@
   }
 
   function draw(svg, id, own, uniform, shown) {
-    const width = Math.max(260, svg.parentElement.clientWidth), height = 150;
+    const width = Math.max(260, svg.parentElement.clientWidth), height = 130;
     const most = (...lists) => 1.12 * Math.max(0.5, ...lists.flatMap((l) => l.slice(0, shown)));
     const common = { width, height, shown, cliff: own.cliff };
-    svg.setAttribute("viewBox", `0 0 ${width} 452`);
+    svg.setAttribute("viewBox", `0 0 ${width} 412`);
     svg.innerHTML = panel({
       ...common, id: `${id}-a`, top: 28, title: "bits that the first t positions can hold",
       most: 1.5 * Math.max(1, own.log2n),
       curves: [["uniform", uniform.capacity], ["spent", own.spent], ["own", own.capacity]],
       lines: [["budget", own.log2n, `log₂ N = ${own.log2n.toFixed(2)}`]],
     }) + panel({
-      ...common, id: `${id}-b`, top: 244, title: "expected conditional entropy of position t, bits",
+      ...common, id: `${id}-b`, top: 224, title: "expected conditional entropy of position t, bits",
       most: most(own.entropy, uniform.entropy),
       curves: [["uniform", uniform.entropy], ["capacity", own.bits], ["own", own.entropy]],
       lines: [],
-    }) + `<text x="${width / 2}" y="440" text-anchor="middle">position t</text>`;
+    }) + `<text x="${width / 2}" y="400" text-anchor="middle">position t</text>`;
   }
 
   const SCHEDULES = ["uniform", "doubling", "loglinear", "linear", "quadratic", "cosine",

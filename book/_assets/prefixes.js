@@ -47,8 +47,8 @@
 
   function draw(svg, id, tree, t, config) {
     const width = Math.max(260, svg.parentElement.clientWidth), n = tree.order.length;
-    const row = config.pictures ? 34 : 24, top = 42, foot = top + n * row, bars = 72, last = tree.sizes.length;
-    const side = config.pictures ? 32 : 0, left = 12, right = width - side - 14;
+    const row = config.pictures ? 32 : 24, top = 42, foot = top + n * row, bars = 72, last = tree.sizes.length;
+    const side = config.pictures ? 30 : 0, left = 12, right = width - side - 14;
     const x = (s) => left + (s / last) * (right - left);
     const y = (group) => {
       const at = group.rows.map((i) => tree.order.indexOf(i));
