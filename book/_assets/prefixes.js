@@ -1,4 +1,4 @@
-/* Chapter 02: the prefix tree of a few real sequences, grown token by token.
+/* Chapter 01: the prefix tree of a few real sequences, grown token by token.
 
    Config: arms, each with name, sizes [P] and codes [rows][P]; labels [rows]; pictures, a sprite
    of one row, or null. Everything shown is counted here, from the codes. */
@@ -47,8 +47,8 @@
 
   function draw(svg, id, tree, t, config) {
     const width = Math.max(260, svg.parentElement.clientWidth), n = tree.order.length;
-    const row = 22, top = 42, foot = top + n * row, bars = 72, last = tree.sizes.length;
-    const side = config.pictures ? 20 : 0, left = 12, right = width - side - 14;
+    const row = config.pictures ? 32 : 24, top = 42, foot = top + n * row, bars = 72, last = tree.sizes.length;
+    const side = config.pictures ? 30 : 0, left = 12, right = width - side - 14;
     const x = (s) => left + (s / last) * (right - left);
     const y = (group) => {
       const at = group.rows.map((i) => tree.order.indexOf(i));
@@ -144,9 +144,9 @@
       <th scope="col">bits</th><th scope="col">spent</th></tr></thead><tbody></tbody></table></div></details>`;
     const svg = live.querySelector("svg"), output = live.querySelector("output");
     const trees = config.arms.map(solve), arm = live.querySelector("[name=arm]");
-    arm.value = trees.length - 1; // the growing codebook, whose tree has more to show
+    arm.value = 0;
     live.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
-    const refresh = vcq.steps(live, trees[0].sizes.length, 1, (t, slider) => {
+    const refresh = vcq.steps(live, trees[0].sizes.length, trees[0].sizes.length, (t, slider) => {
       const tree = trees[arm.value];
       slider.setAttribute("aria-valuetext", `${t} of ${tree.sizes.length} tokens`);
       draw(svg, id, tree, t, config);

@@ -60,18 +60,17 @@ window.vcq ??= (() => {
   }
 
   /** One panel over positions as SVG text: curves = [class, values]; lines = [class, value,
-      label], horizontal; wanted and label: how many values the axis has, and how they are written. */
-  function panel({ id, top, width, height, shown, most, title, curves, lines, cliff,
-    wanted = 4, label = (value) => +value.toFixed(3) }) {
+      label], horizontal. */
+  function panel({ id, top, width, height, shown, most, title, curves, lines, cliff }) {
     const left = 44, right = 10, plot = width - left - right;
     const x = (t) => left + (shown === 1 ? 0.5 : (t - 1) / (shown - 1)) * plot;
     const y = (value) => top + height - (Math.min(value, 1e6) / most) * height;
     const out = [`<clipPath id="${id}"><rect x="${left - 4}" y="${top - 4}" width="${plot + 8}" ` +
       `height="${height + 8}"/></clipPath>`, `<text x="0" y="${top - 12}">${title}</text>`];
-    for (const value of ticks(most, wanted)) {
+    for (const value of ticks(most, 4)) {
       out.push(`<path class="grid" d="M${left} ${y(value)}H${width - right}"/>` +
         `<text class="tick" x="${left - 6}" y="${y(value) + 4}" text-anchor="end">` +
-        `${label(value)}</text>`);
+        `${+value.toFixed(3)}</text>`);
     }
     const marks = ticks(shown, width < 480 ? 5 : 9).map((t) => Math.max(1, Math.ceil(t)));
     for (const t of new Set(marks)) {

@@ -23,6 +23,7 @@ from vcqlib.theory.schedules import GROWING
 SETS = [["CIFAR-10", "50000"], ["ImageNet", "1281167"], ["ten digits", "1234567890"]]
 START = {
     "n": "1281167", "length": 256, "kMin": 2, "kMax": 16384, "ramp": 256, "schedule": "uniform",
+    "chapter": "01_cliff",
 }  # fmt: skip
 FIELDS = ("n", "kMin", "kMax", "length", "ramp")
 READ = """() => ({

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
@@ -36,8 +35,8 @@ TREE = {
     "pictures": None,
 }  # fmt: skip
 DESIGN = {
-    "n": "3000", "length": 16, "kMin": 2, "kMax": 256, "ramp": 16, "power": 1.0,
-    "schedule": "loglinear", "chapter": "04_variable_codebooks",
+    "n": "3000", "length": 16, "kMin": 2, "kMax": 256, "ramp": 16, "power": 1.0, "sets": [],
+    "schedule": "loglinear", "chapter": "01_cliff",
 }  # fmt: skip
 SIZES = {"uniform": [16] * 4, "growing": [2, 4, 8, 16]}
 BITS = {arm: [0.0, *np.cumsum(np.log2(k)).tolist()] for arm, k in SIZES.items()}
@@ -63,12 +62,6 @@ SAMPLER = {
               "bits": BITS[arm][::2], "spread": [[0.3, 0.2, 0.0], [0.4, 0.1, 0.0]]}
              for arm in SIZES],
 }  # fmt: skip
-ANGLES = GENERATOR.uniform(0, 2 * math.pi, (60,))
-POINTS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)
-NESTED = {
-    "sizes": [2, 3, 5, 8, 8], "points": POINTS,
-    "rows": [[math.cos(2.4 * k), math.sin(2.4 * k)] for k in range(8)],
-}  # fmt: skip
 ROW = {"method": "loglinear", "regime": "set <a>", "measure": "gFD", "interval": "0.50 to 0.72",
        "corrected": "0.45 to 0.80", "detectable": 1.2, "verdict": "reproduced", "low": 0.5,
        "high": 0.72, "ratio": 0.6, "control": "uniform",
@@ -81,10 +74,8 @@ RESULTS = {
     "rates": {"set <a>": {"gFD": [["uniform", 32.0, 1.0, True], ["uniform-4", 16.0, 0.8, True],
                                   ["loglinear", 20.0, 0.6, False]]}},
 }  # fmt: skip
-PAGES = {
-    "results": RESULTS,
-    "prefixes": TREE, "schedule": DESIGN, "decoder": DECODER, "sampler": SAMPLER, "nested": NESTED
-}  # fmt: skip
+PAGES = {"prefixes": TREE, "explorer": DESIGN, "decoder": DECODER, "sampler": SAMPLER,
+         "results": RESULTS}  # fmt: skip
 DATA = """name => [...document.querySelectorAll(`output data.${name}`)].map(d => Number(d.value))"""
 
 
@@ -145,17 +136,19 @@ def test_a_figure_is_refused_that_no_script_could_draw() -> None:
     with pytest.raises(ValueError, match="unknown kind 'pie'"):
         interactives.show("pie", {}, static, "alt", "caption")
     with pytest.raises(ValueError, match="JSON"):
-        interactives.show("nested", {"x": math.nan}, static, "alt", "caption")
+        interactives.show("sampler", {"x": math.nan}, static, "alt", "caption")
 
 
 def test_the_same_figure_is_the_same_to_the_byte_and_escaped() -> None:
     twice = [
-        interactives.show("nested", {"name": '<b>"&'}, figures.axes()[0], 'a "quoted" alt', "a < b")
+        interactives.show(
+            "sampler", {"name": '<b>"&'}, figures.axes()[0], 'a "quoted" alt', "a < b"
+        )
         for _ in range(2)
     ]
     assert twice[0].html == twice[1].html == twice[0]._repr_html_()
     assert "<b>" not in twice[0].html and 'alt="a &quot;quoted&quot; alt"' in twice[0].html
-    assert repr(twice[0]) == "<interactive figure: nested>"
+    assert repr(twice[0]) == "<interactive figure: sampler>"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -175,7 +168,7 @@ def test_sprites_keep_their_pictures_and_make_large_ones_small(channels: int) ->
 # ------------------------------------------------------------------------------------ what is shown
 
 
-@of("schedule")
+@of("explorer")
 def test_sizes_and_cliff_are_those_of_the_library(page: Page) -> None:
     rng, cases = np.random.default_rng(1), []
     for i in range(400):
@@ -219,20 +212,22 @@ def test_the_explorer_shows_the_comparison_that_was_chosen(page: Page) -> None:
     assert page.locator("svg .spent").count() == 0
 
 
-@of("schedule")
-def test_the_designer_writes_the_command_of_the_schedule_it_shows(page: Page) -> None:
-    declared = Book(ROOT / "book").select(["04"])[0].declared()
+@of("explorer")
+def test_the_explorer_writes_the_command_of_the_schedule_it_shows(page: Page) -> None:
+    declared = Book(ROOT / "book").select(["01"])[0].declared()
+    page.check("[name=all]")
     page.click("summary")
 
     def check() -> dict[str, Any]:
         words = shlex.split(page.inner_text("code"))
-        assert words[:3] == ["papermill", "book/04_variable_codebooks.ipynb", "out.ipynb"]
+        assert words[:3] == ["papermill", "book/01_cliff.ipynb", "out.ipynb"]
         given = {name: json.loads(value) if value[0].isdigit() else value
                  for name, value in zip(words[4::3], words[5::3], strict=True)}  # fmt: skip
         assert set(words[3::3]) == {"-p"} and set(given) <= set(declared)
         n = given.pop("n_images")
         sizes = vcqlib.codebook_sizes(**given)
-        assert page.inner_text(".vcq-sizes") == ", ".join(map(str, sizes))
+        column = "all => all.map(row => Number(row.querySelector('data').value))"
+        assert page.eval_on_selector_all("tbody tr", column) == sizes.tolist()
         assert data(page, "held") == pytest.approx([vcqlib.cumulative_capacity(sizes)[-1]])
         assert data(page, "search") == [sizes.sum()]
         cliff = vcqlib.cliff_position(n, sizes)
@@ -245,7 +240,7 @@ def test_the_designer_writes_the_command_of_the_schedule_it_shows(page: Page) ->
     for name, key, parameter, expected in (
         ("kMax", "ArrowRight", "k_max", 512), ("kMin", "ArrowRight", "k_min", 4),
         ("length", "ArrowLeft", "length", 15), ("ramp", "ArrowLeft", "ramp", 14),
-        ("power", "ArrowRight", "power", 1.25), ("n", "End", "n_images", 10**9),
+        ("power", "ArrowRight", "power", 1.25), ("n", "End", "n_images", 10**12),
     ):  # fmt: skip
         page.focus(f"[name={name}][type=range]")
         page.keyboard.press(key)
@@ -266,7 +261,7 @@ def test_the_designer_writes_the_command_of_the_schedule_it_shows(page: Page) ->
     assert "power must be a number from 0.01" in page.inner_text("output")
 
 
-@of("schedule")
+@of("explorer")
 def test_the_command_can_be_copied_with_the_keyboard(page: Page) -> None:
     page.focus("button:has-text('Copy')")
     page.keyboard.press("Enter")
@@ -352,29 +347,10 @@ def test_the_board_keeps_a_prefix_and_shows_the_draws_that_share_it(page: Page) 
             assert greys(page) == pytest.approx(expected, abs=2)
 
 
-@of("nested")
-def test_nested_rows_quantize_like_the_library(page: Page) -> None:
-    sizes = NESTED["sizes"]
-    quantizer = vcqlib.VariableCodebookQuantizer(sizes, 2).eval()
-    with torch.no_grad():
-        quantizer.codebook.copy_(torch.tensor(NESTED["rows"]))
-        points = torch.tensor(POINTS, dtype=torch.float32)
-        nearest = quantizer(points[:, None].expand(-1, len(sizes), -1)).quantized
-    errors = (nearest - points[:, None]).square().sum(-1).mean(0)
-    press(page, "Home")
-    for t, size in enumerate(sizes, start=1):
-        assert (data(page, "t"), data(page, "size")) == ([t], [size])
-        assert data(page, "error") == pytest.approx([float(errors[t - 1])], abs=1e-5)
-        assert page.locator("rect.may.now").count() == size
-        assert page.locator("path.arrow").count() == size
-        press(page, "ArrowRight")
-    assert "no row is new" in page.inner_text("output")
-
-
 # ------------------------------------------------------------------------------------- every figure
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PAGES if kind not in ("schedule", "results")])
+@pytest.mark.parametrize("kind", [kind for kind in PAGES if kind not in ("explorer", "results")])
 def test_buttons_step_as_the_slider_does_and_stop_at_the_ends(page: Page, kind: str) -> None:
     press(page, "Home")
     at = "() => Number(document.querySelector('[name=step]').value)"
@@ -433,8 +409,8 @@ def test_figures_are_accessible_fit_a_phone_and_have_a_static_version(
 @pytest.mark.book
 @pytest.mark.parametrize(
     ("chapter", "kinds"),
-    [("01_cliff", {"explorer"}), ("02_measuring", {"prefixes"}), ("05_tokenizer", {"decoder"}),
-     ("04_variable_codebooks", {"nested", "schedule"}), ("08_coarse_to_fine", {"sampler"})],
+    [("01_cliff", {"explorer", "prefixes"}), ("05_tokenizer", {"decoder"}),
+     ("08_coarse_to_fine", {"sampler"})],
 )  # fmt: skip
 def test_the_books_own_figures_come_to_life(
     browser: Browser, chapter: str, kinds: set[str]

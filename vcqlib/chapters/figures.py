@@ -2,6 +2,9 @@
 
 Every function returns a closed Matplotlib figure, so that a notebook cell that ends with it shows
 it once. Colours are seaborn's colour-blind palette, one fixed colour for each arm of the study.
+
+A figure is `WIDTH` inches wide with 10-point text, so that text has 9 pixels and more on a phone,
+and has no ground of its own: with `INK` for text it can be read on a light and on a dark page.
 """
 
 from __future__ import annotations
@@ -16,29 +19,51 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 _COLOURS = sns.color_palette("colorblind").as_hex()
-ARM_COLOURS = {"ideal": "#555555"} | {arm: _COLOURS[i] for arm, i in {
+ARM_COLOURS = {"ideal": "#7a7a7a"} | {arm: _COLOURS[i] for arm, i in {
     "loglinear": 0, "matched": 1, "doubling": 2, "uniform": 3, "reversed": 4, "linear": 5,
     "quadratic": 6, "shuffled": 7, "cosine": 9,
 }.items()}  # fmt: skip
+WIDTH = 5.0  # inches
+INK = "#7a7a7a"  # contrast 4.2 and more on white and on the dark theme's ground
+_TEXT = ("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize", "xtick.labelsize",
+         "ytick.labelsize")  # fmt: skip
+_INKED = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color",
+          "ytick.color", "legend.labelcolor")  # fmt: skip
 _STYLE = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
-    "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 11,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
     "svg.hashsalt": "vcqlib",
-}
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "grid.color": INK,
+    "grid.alpha": 0.25,
+} | dict.fromkeys(_TEXT, 10) | dict.fromkeys(_INKED, INK)  # fmt: skip
 
 
 def axes(rows: int = 1, cols: int = 1, size: tuple[float, float] = (7.0, 3.8), **options):
-    """A styled figure and its axes, closed for pyplot: fill the axes and return the figure."""
-    with sns.axes_style("whitegrid", {"grid.color": "#e6e6e6"}), plt.rc_context(_STYLE):
-        figure, ax = plt.subplots(rows, cols, figsize=size, **options)
+    """A styled figure and its axes, closed for pyplot: fill the axes and return the figure.
+
+    Two or three panels asked for side by side come below each other, since a phone has no room
+    for them; their axes keep the order and the shape [1, cols]. `size` is that of one row of
+    panels on a page 7 inches wide.
+    """
+    side, height = min(size[0], WIDTH), size[1] * WIDTH / 7
+    if rows == 1 and cols in (2, 3):
+        figure, ax = subplots(cols, 1, (side, cols * height), **options)
+        return figure, ax.reshape(1, cols) if ax.ndim == 2 else ax
+    return subplots(rows, cols, (side, height), **options)
+
+
+def subplots(rows: int, cols: int, size: tuple[float, float], **options):
+    """Panels as they are asked for; the style stays, for what is added to them (legends)."""
+    plt.rcParams.update(sns.axes_style("whitegrid") | _STYLE)
+    figure, ax = plt.subplots(rows, cols, figsize=size, **options)
     plt.close(figure)
     return figure, ax
 
@@ -74,7 +99,7 @@ def positions(
         ax.axvline(t, color=colour(label, i), linestyle=":", linewidth=1.5)
         ax.annotate(
             label, (t, 1), xycoords=("data", "axes fraction"), xytext=(3, -2 - 12 * i),
-            textcoords="offset points", va="top", fontsize=9, color=colour(label, i),
+            textcoords="offset points", va="top", color=colour(label, i),
         )  # fmt: skip
     ax.set(xlabel="position t", ylabel=ylabel)
     ax.set_ylim(bottom=0)
@@ -129,7 +154,7 @@ def heatmap(
     sns.heatmap(
         values, xticklabels=x, yticklabels=y, ax=ax, annot=annotate is not None,
         cmap="viridis" if centre is None else "RdBu", **limits,
-        fmt=annotate or "", cbar_kws={"label": label}, annot_kws={"fontsize": 8},
+        fmt=annotate or "", cbar_kws={"label": label}, annot_kws={"fontsize": 10},
     )  # fmt: skip
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.tick_params(axis="y", rotation=0)
@@ -139,8 +164,8 @@ def heatmap(
 def image_grid(rows: Mapping[str, object], columns: Sequence[str] | None = None) -> Figure:
     """Rows of images: label → uint8 [n, C, H, W]; all rows have the same n."""
     count = max(len(images) for images in rows.values())  # type: ignore[arg-type]
-    size = (7.0, 7.0 * len(rows) / count + 0.3)
-    figure, ax = axes(len(rows), count, size, squeeze=False)
+    size = (WIDTH, WIDTH * len(rows) / count + 0.3)
+    figure, ax = subplots(len(rows), count, size, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
     for r, (label, images) in enumerate(rows.items()):
         for c in range(count):
@@ -153,8 +178,8 @@ def image_grid(rows: Mapping[str, object], columns: Sequence[str] | None = None)
                 grey = pixels.shape[-1] == 1
                 cell.imshow(pixels[..., 0] if grey else pixels, cmap="gray", vmin=0, vmax=255)
             if columns and r == 0:
-                cell.set_title(columns[c], fontsize=8)
-        ax[r, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+                cell.set_title(columns[c])
+        ax[r, 0].set_ylabel(label, rotation=0, ha="right", va="center")
     return figure
 
 
@@ -164,30 +189,31 @@ def uniform_and_growing(arms: Mapping[str, tuple[Sequence[int], Sequence[float]]
     Args:
         arms: label → codebook sizes K_1..K_T and conditional entropies [T] in bits.
     """
-    figure, panels = axes(1, len(arms), (9.0, 3.5), sharex=True, sharey=True, squeeze=False)
+    figure, panels = axes(1, len(arms), (7.0, 3.2), sharex=True, sharey=True, squeeze=False)
     spent = {a: int(np.argmax(np.cumsum(h) >= 0.99 * np.sum(h))) + 1 for a, (_, h) in arms.items()}
     length = len(next(iter(arms.values()))[0])
     shown = min(length, max(16, int(np.ceil(1.25 * max(spent.values())))))
     t = np.arange(1, shown + 1)
     for i, (ax, (label, (sizes, bits))) in enumerate(zip(panels[0], arms.items(), strict=True)):
         end, total = spent[label], float(np.sum(bits))
-        ax.bar(t, np.log2(sizes)[:shown], width=0.86, color="#dedede", label="could hold")
+        ax.bar(t, np.log2(sizes)[:shown], width=0.86, color=INK, alpha=0.25, label="could hold")
         ax.bar(t, bits[:shown], width=0.86, color=colour(label, i), label="tells")
         if end < length:
-            ax.axvline(end + 0.5, color="#333333", linestyle="--", linewidth=1.2)
+            ax.axvline(end + 0.5, color=INK, linestyle="--", linewidth=1.2)
             note = f"99 % of {total:.1f} bits\ntold by position {end};\n{length - end} more follow"
             right = end > shown / 2
             ax.annotate(
                 note, (end + 0.5, 0.6), xycoords=("data", "axes fraction"), va="center",
-                xytext=(-6 if right else 6, 0), textcoords="offset points", fontsize=10,
+                xytext=(-6 if right else 6, 0), textcoords="offset points", color="#333333",
                 ha="right" if right else "left",
                 bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 2},
             )  # fmt: skip
         ax.set(title=label, xlabel="position t", xlim=(0.3, shown + 0.7))
         ax.grid(False, axis="x")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0][0].set(ylabel="bits", ylim=(0, 1.16 * panels[0][0].dataLim.y1))
-    panels[0][0].legend(loc="upper right", ncols=2, fontsize=10)
+        ax.set_ylabel("bits")
+    panels[0][0].set(ylim=(0, 1.2 * panels[0][0].dataLim.y1))
+    panels[0][0].legend(loc="upper right", ncols=2)
     return figure
 
 
@@ -227,7 +253,7 @@ def plane(
     panels: Mapping[str, tuple[np.ndarray, np.ndarray]], extent: tuple[float, float] = (-2.2, 2.2)
 ) -> tuple[Figure, np.ndarray]:
     """Points in the plane, a panel each: title → points [n, 2] and whole numbers [n] as colours."""
-    figure, ax = axes(1, len(panels), (2.35 * len(panels), 2.5), squeeze=False)
+    figure, ax = subplots(1, len(panels), (WIDTH, 1.1 * WIDTH / len(panels)), squeeze=False)
     for cell, (title, (points, kinds)) in zip(ax[0], panels.items(), strict=True):
         for kind in np.unique(kinds):
             some = points[kinds == kind]
@@ -245,7 +271,9 @@ def cells(
     [n, 2] lie over them.
     """
     columns = len(next(iter(rows.values())))
-    figure, ax = axes(len(rows), columns, (7.0, 1.95 * len(rows)), squeeze=False)
+    figure, ax = subplots(
+        len(rows), columns, (WIDTH, 1.15 * WIDTH / columns * len(rows)), squeeze=False
+    )
     shades = np.random.default_rng(0)
     for line, (label, maps) in zip(ax, rows.items(), strict=True):
         for cell, (title, ids) in zip(line, maps.items(), strict=True):
@@ -261,7 +289,7 @@ def cells(
 
 def _square(cell: Axes, title: str, extent: tuple[float, float]) -> None:
     cell.set(xlim=extent, ylim=extent, xticks=[], yticks=[], aspect="equal")
-    cell.set_title(title, fontsize=9)
+    cell.set_title(title)
     cell.grid(False)
 
 
@@ -269,9 +297,10 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
     """Ratios with intervals, a panel each: title → label → (x, ratio, low, high) in order."""
     columns = 2 if len(panels) > 1 else 1
     lines_ = -(-len(panels) // columns)
-    figure, ax = axes(lines_, columns, (7.0, 2.7 * lines_), squeeze=False, sharex=True, sharey=True)
+    size = (WIDTH, 2.0 * lines_)
+    figure, ax = subplots(lines_, columns, size, squeeze=False, sharex=True, sharey=True)
     for cell, (title, series) in zip(ax.flat, panels.items(), strict=False):
-        cell.axhline(1, color="#333333", linewidth=1.2)
+        cell.axhline(1, color=INK, linewidth=1.2)
         for i, (label, found) in enumerate(series.items()):
             x, ratio, low, high = np.array(found, float).T
             x = x * 1.06 ** (i - (len(series) - 1) / 2)  # side by side where they would overlap
@@ -286,7 +315,7 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
         cell.set_xlabel(xlabel)
     for line in ax:
         line[0].set_ylabel("ratio")
-    ax[0][0].legend(fontsize=8)
+    ax[0][0].legend()
     return figure
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..checks import unknown_name
 
-KINDS = ("decoder", "explorer", "nested", "prefixes", "results", "sampler", "schedule")
+KINDS = ("decoder", "explorer", "prefixes", "results", "sampler")
 LARGEST_TILE = 64  # pixels: pictures of a sprite are shown about this large
 
 
