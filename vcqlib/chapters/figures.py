@@ -324,8 +324,8 @@ def forest(rows: Sequence[tuple[str, str, Sequence[float], float, float | None, 
 
     A small dot for each seed, a diamond for the geometric mean, a bar for the interval if any.
     """
-    figure, ax = axes(size=(6.0, 0.9 + 0.34 * len(rows)))
-    ax.axvline(1, color="#333333", linewidth=1.2)
+    figure, ax = axes(size=(7.0, 1.3 + 0.42 * len(rows)))
+    ax.axvline(1, color=INK, linewidth=1.2)
     for i, (_, arm, seeds, mean, low, high) in enumerate(rows):
         if low is not None and high is not None:
             ax.plot([low, high], [i, i], color=colour(arm, i), linewidth=4, alpha=0.45)
