@@ -51,7 +51,6 @@ class Own:
     modelled: Texts = setting(None, f"texts that a model learns, of {TEXT_NAMES}")
     text: Text = setting("shakespeare", TEXT_NAMES)
     text_chars: Whole = setting(10**6, "characters read of a text", ge=1000, le=10**10)
-    long_length: Whole = setting(64, "tokens of a long window", ge=1, le=65_536)
     collapse_steps: Whole = setting(300, "steps of the runs that collapse", ge=1)
     collapse_seeds: Whole = setting(3, "runs of each kind", ge=1, le=1000)
     n_probe: Whole = setting(3000, "images behind a probe", ge=1)
