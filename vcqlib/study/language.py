@@ -115,16 +115,19 @@ def text_shares(
 def image_shares(records: Iterable[Mapping]) -> dict[str, list[float]]:
     """The same of images: data set → share of log2 K that the first uniform code uses, by seed.
 
-    From records of the arm `uniform`, of each data set those with the most images.
+    From records of the arm `uniform`: for each data set those of one N, the one with the most
+    seeds, then the most images.
     """
-    uniform = [r for r in records if r["arm"] == "uniform"]
-    found: dict[str, list[float]] = {}
-    for dataset in sorted({r["config"]["dataset"] for r in uniform}):
-        own = [r for r in uniform if r["config"]["dataset"] == dataset]
-        most = max(r["config"]["n_images"] for r in own)
-        by_seed = {r["seed"]: r["measures"]["entropy"][0] / np.log2(r["sizes"][0])
-                   for r in own if r["config"]["n_images"] == most}  # fmt: skip
-        found[dataset] = [float(by_seed[seed]) for seed in sorted(by_seed)]
+    by_set: dict[str, dict[int, dict[int, float]]] = {}
+    for r in records:
+        if r["arm"] == "uniform":
+            share = float(r["measures"]["entropy"][0] / np.log2(r["sizes"][0]))
+            by_n = by_set.setdefault(r["config"]["dataset"], {})
+            by_n.setdefault(r["config"]["n_images"], {})[r["seed"]] = share
+    found = {}
+    for dataset, by_n in sorted(by_set.items()):
+        n = max(by_n, key=lambda n: (len(by_n[n]), n))
+        found[dataset] = [by_n[n][seed] for seed in sorted(by_n[n])]
     return found
 
 
