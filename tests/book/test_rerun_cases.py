@@ -88,3 +88,29 @@ def test_chapter_05_on_the_users_own_folder(tmp_path: Path) -> None:
     assert all("80" in run.captions[name] for name in run.captions if "training images," in
                run.captions[name])  # fmt: skip
     assert "80" in run.prose and run.glue["n_test"] == "12"  # half of every fifth image
+
+
+def test_chapter_03_on_the_users_own_text_without_records(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    words = np.random.default_rng(0).choice(["one", "two", "three", "four"], 3_000)
+    own.write_text(" ".join(words), encoding="utf-8")
+    run = rerun(
+        "03", tmp_path, dataset="digits", n_images=300, length=4, k_max=16, n_windows=200,
+        texts=[f"file:{own}"], modelled=[f"file:{own}"], studies=["absent"], n_seeds=2, ar="nano",
+        ar_steps=4, ar_batch=16, **TINY,
+    )  # fmt: skip
+    assert run.glue["n_texts"] == 1 and str(own) in run.prose
+    assert "digits, this page 1" in run.captions["fig-language-shares"]  # no record, no other line
+    assert "fewer than three texts give no interval" in run.prose
+
+
+def test_chapter_08_says_what_it_has_no_records_and_too_few_seeds_of(tmp_path: Path) -> None:
+    run = rerun(
+        "08", tmp_path, dataset="digits", n_images=300, schedule=[2, 4, 8, 8], length=4, k_max=8,
+        ar="nano", ar_steps=4, n_probe=200, studies=["smoke", "absent"], **TINY,
+    )  # fmt: skip
+    assert run.glue["name"] == "explicit" and run.glue["sets"] == "digits, T = 8: 1 seed"
+    assert "No records are there of: absent." in run.prose
+    assert "Fewer than three seeds are there: nothing is judged yet." in run.prose
+    assert run.glue["tokens_matched"] == "not measured"
+    assert "explicit" in run.prose and "300" in run.prose
