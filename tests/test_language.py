@@ -110,6 +110,7 @@ def test_shares_of_images_are_those_of_the_first_uniform_code():
 
     found = language.image_shares(
         [record(seed=1, first=7.0), record(), record(n=1000, first=5.0), record("matched", first=1),
-         record(dataset="digits", n=10, first=5.0), record(dataset="digits", n=20, first=4.0)]
+         record(dataset="digits", n=10, first=5.0), record(dataset="digits", n=20, first=4.0),
+         record(dataset="digits", n=20, first=7.0) | {"sizes": [256] * 9}]
     )  # fmt: skip
     assert found == {"digits": [0.5], "mnist": [0.75, 0.875]}  # most seeds, then most images

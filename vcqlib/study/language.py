@@ -115,19 +115,20 @@ def text_shares(
 def image_shares(records: Iterable[Mapping]) -> dict[str, list[float]]:
     """The same of images: data set → share of log2 K that the first uniform code uses, by seed.
 
-    From records of the arm `uniform`: for each data set those of one N, the one with the most
-    seeds, then the most images.
+    From records of the arm `uniform`: for each data set those of one N and T, with the most seeds,
+    then the most images, then the fewest positions.
     """
-    by_set: dict[str, dict[int, dict[int, float]]] = {}
+    by_set: dict[str, dict[tuple[int, int], dict[int, float]]] = {}
     for r in records:
         if r["arm"] == "uniform":
             share = float(r["measures"]["entropy"][0] / np.log2(r["sizes"][0]))
-            by_n = by_set.setdefault(r["config"]["dataset"], {})
-            by_n.setdefault(r["config"]["n_images"], {})[r["seed"]] = share
+            by_size = by_set.setdefault(r["config"]["dataset"], {})
+            size = r["config"]["n_images"], -len(r["sizes"])
+            by_size.setdefault(size, {})[r["seed"]] = share
     found = {}
-    for dataset, by_n in sorted(by_set.items()):
-        n = max(by_n, key=lambda n: (len(by_n[n]), n))
-        found[dataset] = [by_n[n][seed] for seed in sorted(by_n[n])]
+    for dataset, by_size in sorted(by_set.items()):
+        most = max(by_size, key=lambda size: (len(by_size[size]), size))
+        found[dataset] = [by_size[most][seed] for seed in sorted(by_size[most])]
     return found
 
 
