@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..checks import unknown_name
+from ..checks import one_of
 
 KINDS = ("decoder", "explorer", "prefixes", "results", "sampler")
 LARGEST_TILE = 64  # pixels: pictures of a sprite are shown about this large
@@ -55,8 +55,7 @@ def show(
     Raises:
         ValueError: unknown kind, or a number that JSON has no word for (NaN, infinity).
     """
-    if kind not in KINDS:
-        raise unknown_name("kind", kind, KINDS)
+    one_of(KINDS, "kind", kind)
     tight = {"default": methodcaller("tolist"), "separators": (",", ":")}
     text = json.dumps(config, allow_nan=False, **tight)
     picture = io.BytesIO()

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..checks import unknown_name
+from ..checks import one_of, shown
 from ..data.image_sets import own_files
 from ..data.texts import TEXTS
 from ..files import user_path
-from ..settings import Real, Setting, Whole, flat, setting, settings, shown
+from ..settings import Real, Setting, Whole, flat, setting, settings
 from ..settings import check as check_one
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def check(values: dict[str, Any]) -> None:
     names = values.setdefault("__parameters__", [n for n, v in values.items() if _is_one(n, v)])
     given = {name: values[name] for name in names}
     for name, value in given.items():
-        if name not in known():
-            raise unknown_name("parameter", name, known())
+        one_of(known(), "parameter", name)
         entry = known()[name]
         check_one(Annotated[entry.type, entry.info], value, name)
     from ..study.configuration import Configuration

@@ -41,12 +41,7 @@ def configured(*given: Any, **more: Any) -> Configuration:
 
 
 def expand(argv: Sequence[str], commands: dict[str, Callable]) -> list[str]:
-    """`argv` with the options of its --config file before its own options.
-
-    Raises:
-        ValueError: a file that is no mapping, or a name that no command has.
-        FileNotFoundError: no such file.
-    """
+    """`argv` with the options of its --config file before its own options."""
     argv = list(argv)
     name = next((n for n in commands if argv[: len(n.split())] == n.split()), None)
     reader = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

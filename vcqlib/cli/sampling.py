@@ -93,7 +93,7 @@ def evaluate(
         device: auto takes a GPU if there is one.
         config: YAML file with values for these options; what the command line says wins.
     """
-    from ..data.batches import read_images
+    from ..data.image_sets import load_images
     from ..files import read_json
     from ..metrics import distances as evaluation
     from ..metrics import extractors
@@ -124,7 +124,8 @@ def evaluate(
         real = None
         if dataset is not None:
             size, channels = image_size or shape[-1], shape[0] if imitated else None
-            held_out = read_images(dataset, "test", n_reference, size, channels).images
+            like = {"image_size": size, "channels": channels}
+            held_out = load_images(dataset, "test", at_most=n_reference, **like).images
             if len(held_out[0]) != shape[0]:
                 raise ValueError(
                     f"{dataset} has images of {len(held_out[0])} channels, the samples have "

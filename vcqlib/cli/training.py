@@ -43,7 +43,8 @@ def train_tokenizer(
         held_out: images of the test split on which the error is measured; 0: none.
         config: YAML file with values for these options; what the command line says wins.
     """
-    from ..data.batches import open_images, read_images
+    from ..data.batches import open_images
+    from ..data.image_sets import load_images
     from ..study import stages
     from ..training.distributed import processes
     from ..training.run import memory_advice
@@ -54,7 +55,8 @@ def train_tokenizer(
         images = open_images(d.dataset, d.n_images, d.image_size, d.augment, d.channels)
         test = None
         if held_out:
-            test = read_images(d.dataset, "test", held_out, images.size, images.channels).images
+            like = {"image_size": images.size, "channels": images.channels}
+            test = load_images(d.dataset, "test", at_most=held_out, **like).images
         stages.train_tokenizer(c, images, out, place, test)
 
 

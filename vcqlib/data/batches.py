@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..checks import one_of
 from .image_sets import (
     Files,
     ImageSet,
@@ -117,8 +118,7 @@ class ImageSource:
         rows: np.ndarray | None = None,
         channels: int | None = None,
     ) -> None:
-        if crop not in ("centre", "random", "ten"):
-            raise ValueError(f"crop must be 'centre', 'random' or 'ten', got {crop!r}")
+        one_of(("centre", "random", "ten"), "crop", crop)
         self.files, self.size, self.crop, self._rows = files, size, crop, rows
         self.classes, self.channels = files.classes, channels or files.channels
         labels = files.labels if rows is None else files.labels[rows]
@@ -213,12 +213,9 @@ def open_source(
     crop: Crop = "centre",
     channels: int | None = None,
 ) -> ImageSource:
-    """A data set of `load_images`, by name, to be read as it is needed.
+    """A data set of `load_images`, by name, to be read as it is needed; errors as there.
 
     Folders and Parquet files have to be given `image_size`.
-
-    Raises:
-        ValueError: no image_size, or more images asked for than there are.
     """
     check_request(split, channels, n_images=n_images, image_size=image_size)
     if parse_name(dataset)[0] not in ("folder", "parquet"):
@@ -249,14 +246,3 @@ def open_images(
         return load_images(dataset, "train", n_images, image_size=image_size, channels=channels)
     crop = "random" if augment else "centre"
     return open_source(dataset, "train", n_images, image_size, crop, channels)
-
-
-def read_images(
-    dataset: str,
-    split: Split,
-    at_most: int,
-    image_size: int | None,
-    channels: int | None = None,
-) -> ImageSet:
-    """At most so many images of any data set, the classes in turn, decoded into memory."""
-    return load_images(dataset, split, image_size=image_size, at_most=at_most, channels=channels)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from ..checks import integer, unknown_name
-from ..extras import missing
+from ..checks import integer, must, one_of, unknown_name
+from ..extras import needed
 from ..files import atomic_path
 from ..progress import bar
 
@@ -103,8 +103,7 @@ def to_float(images: Tensor) -> Tensor:
     """
     import torch
 
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, got {images.dtype}")
+    must(images.dtype == torch.uint8, "images", "uint8", images.dtype)
     return images.to(torch.float32) / 127.5 - 1
 
 
@@ -197,25 +196,22 @@ def load_images(
 
 def check_request(split: str, channels: int | None = None, **counts: int | None) -> None:
     """Refuse a split, channels or counts that no data set has."""
-    if split not in ("train", "test"):
-        raise unknown_name("split", str(split), ("train", "test"))
-    if channels is not None and integer(channels, "channels") not in (1, 3):
-        raise ValueError(f"channels must be 1, 3 or None, got {channels!r}")
+    one_of(("train", "test"), "split", split)
+    good = channels is None or integer(channels, "channels") in (1, 3)
+    must(good, "channels", "1, 3 or None", channels)
     for what, value in counts.items():
-        if value is not None and integer(value, what, 1) > LARGEST and what == "image_size":
-            raise ValueError(f"image_size must be at most {LARGEST}, got {value}")
+        if value is not None:
+            integer(value, what, 1, LARGEST if what == "image_size" else None)
 
 
 def open_files(dataset: str, split: Split) -> Files:
     """The files of "folder:PATH" or "parquet:PATH", found but not decoded."""
     kind, place = parse_name(dataset)
-    try:
+    with needed():
         if kind == "folder":
             from .image_folder import FolderFiles as Reader
         else:
             from .parquet import ParquetFiles as Reader
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
     return Reader(place, split)
 
 
@@ -232,9 +228,7 @@ def choose(
 
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     in_turn = labels[shuffled]
-    round_of = (
-        pandas.Series(in_turn).groupby(in_turn).cumcount()
-    )  # how many of its class are before
+    round_of = pandas.Series(in_turn).groupby(in_turn).cumcount()  # so many of its class before
     # within a round the order stays shuffled, so that no class is always first
     return shuffled[np.argsort(round_of, kind="stable")][:n]
 

@@ -70,7 +70,7 @@ def _idx_set(name: str, classes: tuple[str, ...], split: str) -> Arrays:
 
 
 def _known(labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
-    if labels.size and labels.max() >= len(classes):
+    if labels.max(initial=0) >= len(classes):
         raise ValueError(f"{name}: label {labels.max()} where there are {len(classes)} classes")
     return labels
 

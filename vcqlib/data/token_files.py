@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import holds_integers, is_tensor
-from ..extras import missing
+from ..extras import needed
 from ..files import load_foreign, user_path
 from ..progress import bar
 from .code_store import open_codes
@@ -68,10 +68,8 @@ def read_tokens(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
         return read_json_tokens(path, columns)
     if suffix in CONTAINERS:
         return _read_container(path, columns)
-    try:
+    with needed():
         from .token_parquet import read_parquet
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
     return read_parquet(path, columns)
 
 

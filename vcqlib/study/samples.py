@@ -122,12 +122,7 @@ def _join(out: Path, n: int, entries: dict[str, tuple[type, tuple[int, ...]]]) -
 
 
 def read_samples(path: Path) -> Samples:
-    """What `write_samples` wrote, or any .npz in ADM's layout (codes and labels may be absent).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no .npz file, or one without arr_0 uint8 [n, H, W, C].
-    """
+    """What `write_samples` wrote, or any .npz in ADM's layout (codes and labels may be absent)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     names, none = ("arr_0", "codes", "arr_1"), np.zeros((0, 0), np.int64)
