@@ -197,7 +197,13 @@ def test_a_user_without_a_home(case):
         ([[0, 1]], [0], [], ValueError, "sizes must be K_1 … K_T, got none"),
         ([[0, 1]], [0], [0, 2], ValueError, "K_1 must be at least 1, got 0"),
         (np.zeros((0, 2), int), [], [2, 2], ValueError, "rows must be at least 1, got 0"),
-        ([[0, 1]], np.array([2**63], "u8"), [2, 2], ValueError, "labels must be from 0 to 2^63-1, got"),
+        (
+            [[0, 1]],
+            np.array([2**63], "u8"),
+            [2, 2],
+            ValueError,
+            "labels must be from 0 to 2^63-1, got",
+        ),
         (np.array([[-1, 0]], "i2"), [0], [2, 2], ValueError, "code -1 of image 0 at position 1"),
     ],
 )

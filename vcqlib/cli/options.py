@@ -21,6 +21,11 @@ from ..files import read_yaml
 from ..settings import Sizes, flat, fold
 from ..study.configuration import Configuration
 
+ConfigFile = Annotated[
+    Path | None,
+    arg(help="YAML file with values for these options; what the command line says wins"),
+]
+
 
 def options(*sections: str) -> Any:
     """A dataclass with the settings of some sections of a configuration, as tyro reads them."""
