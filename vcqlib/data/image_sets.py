@@ -17,14 +17,13 @@ from ..checks import integer, must, one_of, unknown_name
 from ..extras import needed
 from ..files import atomic_path
 from ..progress import bar
+from .named_sets import TRAINING_IMAGES, read_named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 Split = Literal["train", "test"]
-TRAINING_IMAGES = {"fashion-mnist": 60_000, "mnist": 60_000, "cifar10": 50_000, "digits": 1437,
-                   "emoji": 1720}  # fmt: skip
 LARGEST = 4096  # side in pixels
 NAMES = (*TRAINING_IMAGES, "folder:PATH", "parquet:PATH", "synthetic:SIZExCHANNELS")
 
@@ -181,8 +180,6 @@ def load_images(
         images = _decode(files, chosen, image_size, channels or files.channels)
         labels, classes = files.labels[chosen], files.classes
     else:
-        from .named_sets import read_named
-
         images, labels, classes = read_named(dataset, split)
         chosen = choose(dataset, labels, n_images, seed, at_most)
         images, labels = images[chosen], labels[chosen]

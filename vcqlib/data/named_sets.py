@@ -1,4 +1,7 @@
-"""The image sets that go by a name: read, checked, split; uint8 arrays in file order."""
+"""The image sets that go by a name: read, checked, split; uint8 arrays in file order.
+
+A new one is a function from the split to `Arrays` and a line of `SETS`, at the end.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .downloads import cifar10_files, idx_files
 from .vendored import manifest, read_vendored
 
 Arrays = tuple[np.ndarray, np.ndarray, tuple[str, ...]]  # u8 [N, C, H, W], [N], class names
@@ -27,8 +29,8 @@ EMOJI_TEST_EVERY = 10
 
 
 def read_named(name: str, split: str) -> Arrays:
-    """All images of a split ("train" or "test") of a set in `image_sets.TRAINING_IMAGES`."""
-    return _READERS[name](split)
+    """All images of a split ("train" or "test") of one of the `SETS`."""
+    return SETS[name][1](split)
 
 
 def read_idx(content: bytes, name: str) -> np.ndarray:
@@ -62,6 +64,8 @@ def _idx_set(name: str, classes: tuple[str, ...], split: str) -> Arrays:
         files = [f"fashion-mnist/{n}.{p}" for n, p in zip(names, ("xz", "gz"), strict=True)]
         images, labels = (read_idx(read_vendored(file), file) for file in files)
     else:
+        from .downloads import idx_files
+
         folder = idx_files(name)
         images, labels = (_idx_file(folder / file) for file in names)
     if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -88,6 +92,8 @@ def _digits(split: str) -> Arrays:
 
 
 def _cifar10(split: str) -> Arrays:
+    from .downloads import cifar10_files
+
     paths = cifar10_files(split)
     raw = [np.fromfile(path, dtype=np.uint8) for path in paths]
     for path, batch in zip(paths, raw, strict=True):
@@ -113,10 +119,11 @@ def _emoji(split: str) -> Arrays:
     return tiles[chosen], labels[chosen], tuple(listing["classes"])
 
 
-_READERS = {
-    "fashion-mnist": partial(_idx_set, "FashionMNIST", FASHION),
-    "mnist": partial(_idx_set, "MNIST", DIGITS),
-    "cifar10": _cifar10,
-    "digits": _digits,
-    "emoji": _emoji,
+SETS = {  # name: number of training images, reader of a split
+    "fashion-mnist": (60_000, partial(_idx_set, "FashionMNIST", FASHION)),
+    "mnist": (60_000, partial(_idx_set, "MNIST", DIGITS)),
+    "cifar10": (50_000, _cifar10),
+    "digits": (1437, _digits),
+    "emoji": (1720, _emoji),
 }
+TRAINING_IMAGES = {name: count for name, (count, _) in SETS.items()}
