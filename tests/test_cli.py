@@ -134,7 +134,7 @@ def test_as_a_process(path, tmp_path):
         assert word in shown.stdout
     missing = run("entropy", tmp_path / "absent.npy")
     assert missing.returncode == 2
-    assert missing.stderr == f"vcq: {tmp_path}/absent.npy: no such file or folder\n"
+    assert missing.stderr == f"vcq: {tmp_path}/absent.npy does not exist\n"
     assert run("entropy").returncode == 2
     good = run("entropy", path)
     assert good.returncode == 0 and "cliff" in good.stdout and good.stderr == ""

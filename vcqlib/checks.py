@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from operator import index
 from typing import Any
 
+import numpy as np
+
 
 def unknown_name(kind: str, value: object, known: Iterable[str]) -> ValueError:
     """The error for an unknown name: the nearest known ones, or else all."""
@@ -73,7 +75,21 @@ def naming(where: object) -> Iterator[None]:
 
 def is_tensor(value: Any) -> bool:
     """Whether this is a torch tensor, found out without importing torch."""
-    return type(value).__module__.partition(".")[0] == "torch"
+    return any(base.__module__.partition(".")[0] == "torch" for base in type(value).__mro__)
+
+
+def host(x: Any, name: str) -> np.ndarray:
+    """An array, or a torch tensor on any device, as a NumPy array (bf16 as float32)."""
+    if is_tensor(x):
+        x = x if str(x.layout) == "torch.strided" else x.to_dense()
+        x = x.float() if x.is_floating_point() and x.itemsize < 4 else x
+        return x.numpy(force=True)
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has {np.ma.count_masked(x)} masked entries: fill or drop them")
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{name} is no array: its rows differ in length") from None
 
 
 def holds_integers(array: Any) -> bool:

@@ -185,6 +185,4 @@ def check(kind: Any, value: Any, name: str) -> Any:
         raise ValueError(one_line(error, kind, name)) from None
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
+_adapter = cache(TypeAdapter)

@@ -45,15 +45,9 @@ def show(
 ) -> Interactive:
     """An interactive figure.
 
-    Args:
-        kind: one of `KINDS`, the name of its script.
-        config: what the script reads, as JSON; NumPy arrays and tensors are welcome.
-        static: the figure for paper and for pages without scripts.
-        alt: what is to be seen on `static`.
-        caption: a sentence below `static`.
-
-    Raises:
-        ValueError: unknown kind, or a number that JSON has no word for (NaN, infinity).
+    kind: one of `KINDS`, the name of its script. config: what the script reads, as JSON, without
+    NaN and infinity; NumPy arrays and tensors are welcome. static: the figure for paper and for
+    pages without scripts; alt: what is to be seen on it; caption: a sentence below it.
     """
     one_of(KINDS, "kind", kind)
     tight = {"default": methodcaller("tolist"), "separators": (",", ":")}

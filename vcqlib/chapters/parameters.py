@@ -9,6 +9,7 @@ A parameter is a setting of a run (`study.configuration`) under its flat name, o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +19,6 @@ from pydantic import AfterValidator, Field
 from ..checks import one_of, shown
 from ..data.image_sets import own_files
 from ..data.texts import TEXTS
-from ..files import user_path
 from ..settings import Real, Setting, Whole, flat, setting, settings
 from ..settings import check as check_one
 
@@ -90,11 +90,8 @@ def check(values: dict[str, Any]) -> None:
 
     What is called so in the first call is looked at, in later ones too: whatever the notebook has
     in lower case by then, but for modules, functions and the like under names that are unknown.
-    Ranges first, then combinations, then files of the user's own, which have to exist.
-
-    Raises:
-        ValueError: one line with the name, what is allowed, and the value.
-        FileNotFoundError: a folder or file that a parameter names does not exist.
+    Ranges first, then combinations, then files of the user's own, which have to exist. ValueError
+    in one line with the name, what is allowed, and the value.
     """
     names = values.setdefault("__parameters__", [n for n, v in values.items() if _is_one(n, v)])
     given = {name: values[name] for name in names}
@@ -108,7 +105,7 @@ def check(values: dict[str, Any]) -> None:
     Configuration.of(numbers_alone | given)
     for name, value in given.items():
         for path in _paths(name, value):
-            if not _exists(path):
+            if not os.path.exists(os.path.expanduser(path)):  # never an error, whatever it holds
                 raise FileNotFoundError(f"{name} = {shown(value)}: there is no such file or folder")
 
 
@@ -136,10 +133,3 @@ def _paths(name: str, value: Any) -> list[str]:
         return []
     given = map(str, value if isinstance(value, list) else [value])
     return [text.removeprefix("file:") for text in given if text.startswith("file:")]
-
-
-def _exists(path: str) -> bool:
-    try:
-        return user_path(path).exists()
-    except (OSError, ValueError):  # too long, a NUL byte
-        return False

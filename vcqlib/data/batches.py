@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,9 +29,7 @@ from .image_sets import (
     open_files,
     parse_name,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from .pictures import fit, one_of_ten, random_crop, to_pixels
 
 Crop = Literal["centre", "random", "ten"]
 Order = Callable[[int, int], Tensor]  # seed, epoch → int64 [N], a permutation
@@ -145,8 +144,6 @@ class ImageSource:
         return torch.from_numpy(np.stack([self._one(int(i), seed) for i in rows]))
 
     def _one(self, i: int, seed: tuple[int, ...]) -> np.ndarray:
-        from .pictures import fit, one_of_ten, random_crop, to_pixels
-
         i, place = divmod(i, 10) if self.crop == "ten" else (i, None)
         image = self.files.open(i if self._rows is None else int(self._rows[i]))
         if self.crop == "random":
@@ -195,9 +192,7 @@ class Decoded:
         self.data, self.labels = data, data.labels.numpy()
         self.classes, self.channels = data.classes, data.channels
 
-    def open(self, i: int) -> Image:
-        from PIL import Image
-
+    def open(self, i: int) -> Image.Image:
         pixels = self.data.images[i].numpy()
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 

@@ -17,7 +17,7 @@ from ..checks import integer, must, one_of, unknown_name
 from ..extras import needed
 from ..files import atomic_path
 from ..progress import bar
-from .named_sets import TRAINING_IMAGES, read_named
+from .named_sets import TRAINING_IMAGES, earlier_of_class, read_named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -221,13 +221,9 @@ def choose(
     n = min(at_most, len(labels)) if n is None else n
     if n > len(labels):
         raise ValueError(f"n_images={n} but {name} has {len(labels)} images in this split")
-    import pandas
-
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    in_turn = labels[shuffled]
-    round_of = pandas.Series(in_turn).groupby(in_turn).cumcount()  # so many of its class before
     # within a round the order stays shuffled, so that no class is always first
-    return shuffled[np.argsort(round_of, kind="stable")][:n]
+    return shuffled[np.argsort(earlier_of_class(labels[shuffled]), kind="stable")][:n]
 
 
 def _decode(files: Files, rows: np.ndarray, size: int | None, channels: int) -> np.ndarray:

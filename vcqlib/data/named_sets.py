@@ -33,6 +33,13 @@ def read_named(name: str, split: str) -> Arrays:
     return SETS[name][1](split)
 
 
+def earlier_of_class(labels: np.ndarray) -> np.ndarray:
+    """How many labels [N] equal to each one come before it, int64 [N]."""
+    import pandas
+
+    return pandas.Series(labels).groupby(labels).cumcount().to_numpy()
+
+
 def read_idx(content: bytes, name: str) -> np.ndarray:
     """A uint8 array in the IDX format of MNIST: magic 0, 0, 8, rank; sizes; bytes, and no more."""
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
@@ -106,7 +113,6 @@ def _cifar10(split: str) -> Arrays:
 
 def _emoji(split: str) -> Arrays:
     """Twemoji at 32 x 32 over white; every tenth of a class, in Unicode's order, is held out."""
-    import pandas
     from PIL import Image
 
     listing = json.loads(read_vendored("emoji/emoji.json"))
@@ -114,8 +120,8 @@ def _emoji(split: str) -> Arrays:
     across = sheet.shape[1] // 32
     tiles = sheet.reshape(-1, 32, across, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
     labels = np.array([label for _, _, label in listing["emoji"]], dtype=np.int64)
-    place = pandas.Series(labels).groupby(labels).cumcount().to_numpy() + 1  # within its class
-    chosen = np.flatnonzero((place % EMOJI_TEST_EVERY == 0) == (split == "test"))
+    last_of_ten = (earlier_of_class(labels) + 1) % EMOJI_TEST_EVERY == 0
+    chosen = np.flatnonzero(last_of_ten == (split == "test"))
     return tiles[chosen], labels[chosen], tuple(listing["classes"])
 
 

@@ -53,8 +53,6 @@ class ParquetFiles:
 
     An epoch shuffles the row groups, and the rows within `WINDOW` neighbouring groups, so that a
     group is read once by each worker and not once for every image.
-
-    Raises FileNotFoundError and ValueError for what is not there.
     """
 
     def __init__(self, place: str | Path, split: str) -> None:

@@ -36,9 +36,6 @@ def read_parquet(path: Path, columns: Sequence[str] = ()) -> Tokens:
     """The column of lists that is named as tokens, or the only one; else columns p0, p1, … pT-1.
 
     A stored pandas index is never read, and other columns are left out; `Tokens` says which.
-
-    Raises:
-        ValueError: damaged, ambiguous, ragged, with gaps or nested lists; names the file.
     """
     labels: list[np.ndarray] = []
     with readable(path), pq.ParquetFile(path) as file:

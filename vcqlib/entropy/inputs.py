@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import holds_integers, is_tensor, must, naming
+from ..checks import holds_integers, host, is_tensor, must, naming
 from ..data.token_files import read_tokens
 from ..data.tokens import Tokens
 from ..progress import bar
@@ -43,13 +43,8 @@ def as_matrix(codes: Any) -> Any:
             raise TypeError(f"codes must be a dense tensor, got a {codes.layout} one without rows")
         if holds_integers(codes) and codes.device.type == "cpu":
             codes = codes.detach().numpy()
-    elif np.ma.is_masked(codes):
-        raise ValueError(f"codes has {np.ma.count_masked(codes)} masked entries: fill or drop them")
     else:
-        try:
-            codes = np.asarray(codes)
-        except ValueError:
-            raise ValueError("codes must be a matrix [N, T]; its rows differ in length") from None
+        codes = host(codes, "codes")
     if not holds_integers(codes):
         raise TypeError(f"codes must be integers, got {describe(codes)}")
     if codes.ndim != 2:
@@ -125,13 +120,7 @@ def _check_file(codes: np.ndarray) -> bool:
 
 def as_labels(labels: Any, n: int) -> np.ndarray:
     """Labels [n], integers or words, as NumPy; columns of Python words are taken too."""
-    if is_tensor(labels):
-        if not holds_integers(labels):
-            raise TypeError(f"labels must be integers or strings, got {describe(labels)}")
-        labels = labels.detach().cpu().numpy()
-    elif np.ma.is_masked(labels):
-        raise ValueError(f"labels has {np.ma.count_masked(labels)} masked entries")
-    labels = np.asarray(labels)
+    labels = host(labels, "labels")
     if labels.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), one for each row: {describe(labels)}")
     for where in np.flatnonzero(labels != labels)[:1]:

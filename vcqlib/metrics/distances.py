@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import integer, must
+from ..checks import host, integer, must
 from ..data.npy import read_npz
 from . import checks
-from .checks import host, matrix, pair
+from .checks import matrix, pair
 from .probe import linear_probe as linear_probe
 from .probe import prefix_probe as prefix_probe
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import must
+from ..checks import host, must
 from . import checks
-from .checks import host, pair
+from .checks import pair
 
 LARGE = 20_000  # training images from which a probe is fitted by gradient descent
 EPOCHS, BATCH, LEAST = 20, 1000, 1000  # of that descent; LEAST: steps, however few the images
