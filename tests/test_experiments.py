@@ -228,7 +228,7 @@ def test_a_configuration_and_its_flat_names_are_one():
         ({"schedule": "log-linear"}, "unknown schedule 'log-linear': did you mean 'loglinear'"),
         ({"schedule": (2, 4)}, "explicit schedule needs 5 integers"),
         ({"schedule": (2, 4, 8, 16, 32)}, r"K_5 = 32 is outside 2\.\.16"),
-        ({"k_min": 32}, "k_min=32, k_max=16"),
+        ({"k_min": 32}, "k_min must be at most k_max = 16, got 32"),
         ({"seed": "one"}, "seed must be a whole number, got 'one'"),
         ({"n_images": 5000}, "n_images must be at most 1437, as digits has, got 5000"),
         ({"dataset": "digit"}, "dataset must be fashion-mnist, .*, got 'digit'"),

@@ -113,7 +113,7 @@ def test_a_schedule_is_printed_as_sizes_takes_it(name, capsys):
         ("cliff -n 5 -k 4 --plot c.nonsense", "nonsense"),
         ("cliff -n 5 -k 4 --json /proc/no/such.json", "/proc/no"),
         ("schedule loglinear -k 4", "--length INT"),
-        ("schedule loglinear --length 3 -k 4 --k-min 5", "k_min must be at most 4, got 5"),
+        ("schedule loglinear --length 3 -k 4 --k-min 5", "k_min must be at most k_max = 4, got 5"),
         ("schedule loglinear --length 3 -k 4 --ramp 0", "ramp must be at least 1"),
         ("schedule matched --length 3 -k 4 --of reversed", "a control must refer to"),
         ("schedule --length 3 -k 4", "Missing from vcq schedule"),

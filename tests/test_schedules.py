@@ -147,7 +147,7 @@ def test_explicit_sizes_come_back_as_they_are(sizes) -> None:
         ({"length": 0}, ValueError, "length must be at least 1, got 0"),
         ({"length": 4.0}, TypeError, "length must be an integer, got 4.0"),
         ({"k_min": 1}, ValueError, "k_min must be at least 2, got 1"),
-        ({"k_min": 65}, ValueError, "k_min must be at most 64, got 65"),
+        ({"k_min": 65}, ValueError, "k_min must be at most k_max = 64, got 65"),
         ({"k_max": LARGEST + 1}, ValueError, "k_max must be at most 4294967296, got 4294967297"),
         ({"k_max": 64.5}, TypeError, "k_max must be an integer, got 64.5"),
         ({"k_max": True}, TypeError, "k_max must be an integer, got True"),

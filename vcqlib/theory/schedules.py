@@ -74,7 +74,8 @@ def codebook_sizes(
     """
     length = integer(length, "length", 1, LONGEST)
     k_max = integer(k_max, "k_max", 2, LARGEST)
-    k_min = integer(k_min, "k_min", 2, k_max)
+    k_min = integer(k_min, "k_min", 2)
+    must(k_min <= k_max, "k_min", f"at most k_max = {k_max}", k_min)
     ramp = length if ramp is None else integer(ramp, "ramp", 1, LARGEST)
     must(real(power, "power") > 0, "power", "positive", power)
 
