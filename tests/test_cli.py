@@ -113,7 +113,7 @@ def test_bad_files_give_one_line(array, message, tmp_path, capsys):
         (["--sizes", "32"], "sizes: K_1 = 32, but position 1 holds the token 63"),
         (["--sizes", "64", "64"], "sizes: got 2 values, need 1 or T = 40"),
         (["--epsilon", "1.5"], "epsilon must be"),
-        (["--labels", "absent.npy"], "absent.npy: no such file"),
+        (["--labels", "absent.npy"], "absent.npy does not exist"),
         (["--plot", "/proc/no/such.png"], "/proc/no"),
     ],
 )

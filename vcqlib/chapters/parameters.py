@@ -9,7 +9,6 @@ A parameter is a setting of a run (`study.configuration`) under its flat name, o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, Field
 from ..checks import one_of, shown
 from ..data.image_sets import own_files
 from ..data.texts import TEXTS
+from ..files import existing_path
 from ..settings import Real, Setting, Whole, flat, setting, settings
 from ..settings import check as check_one
 
@@ -105,8 +105,11 @@ def check(values: dict[str, Any]) -> None:
     Configuration.of(numbers_alone | given)
     for name, value in given.items():
         for path in _paths(name, value):
-            if not os.path.exists(os.path.expanduser(path)):  # never an error, whatever it holds
-                raise FileNotFoundError(f"{name} = {shown(value)}: there is no such file or folder")
+            try:
+                existing_path(path)
+            except (OSError, ValueError):  # too long, a NUL byte
+                text = f"{name} = {shown(value)}: there is no such file or folder"
+                raise FileNotFoundError(text) from None
 
 
 def experiment(values: dict[str, Any], **changes: Any) -> Experiment:
