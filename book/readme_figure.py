@@ -12,7 +12,7 @@ from vcqlib.chapters import figures
 from vcqlib.files import atomic_path, write_record
 from vcqlib.study.configuration import Configuration
 from vcqlib.study.experiment import Experiment
-from vcqlib.study.machine import hardware, versions
+from vcqlib.study.origin import hardware, versions
 
 HERE = Path(__file__).parent
 IMAGES = 16  # 4 bits to tell them apart

@@ -10,7 +10,7 @@ from test_image_folders import OTHER, PLAIN, TRAIN, tree, under
 
 from vcqlib.cli.app import main
 from vcqlib.data import image_folder
-from vcqlib.data.batches import open_images, open_source, read_images
+from vcqlib.data.batches import open_images, open_source
 from vcqlib.data.code_store import open_codes
 from vcqlib.data.image_folder import FolderFiles
 from vcqlib.data.image_sets import load_images, to_channels
@@ -35,7 +35,7 @@ def test_channels_are_decided_once_for_all_splits_and_subsets(tmp_path, case):
     name = f"folder:{tree(tmp_path, layout)}"
     for split in ("train", "test"):
         assert load_images(name, split, 1).channels == channels
-        assert read_images(name, split, 1, 4).channels == channels
+        assert load_images(name, split, image_size=4, at_most=1).channels == channels
         assert open_source(name, split, 1, 4).channels == channels
     assert open_images(name, 1, 4).channels == open_images(name, 1, 4, True).channels == channels
 

@@ -113,7 +113,7 @@ def test_bad_files_give_one_line(array, message, tmp_path, capsys):
         (["--sizes", "32"], "sizes: K_1 = 32, but position 1 holds the token 63"),
         (["--sizes", "64", "64"], "sizes: got 2 values, need 1 or T = 40"),
         (["--epsilon", "1.5"], "epsilon must be"),
-        (["--labels", "absent.npy"], "absent.npy: no such file"),
+        (["--labels", "absent.npy"], "absent.npy does not exist"),
         (["--plot", "/proc/no/such.png"], "/proc/no"),
     ],
 )
@@ -134,7 +134,7 @@ def test_as_a_process(path, tmp_path):
         assert word in shown.stdout
     missing = run("entropy", tmp_path / "absent.npy")
     assert missing.returncode == 2
-    assert missing.stderr == f"vcq: {tmp_path}/absent.npy: no such file or folder\n"
+    assert missing.stderr == f"vcq: {tmp_path}/absent.npy does not exist\n"
     assert run("entropy").returncode == 2
     good = run("entropy", path)
     assert good.returncode == 0 and "cliff" in good.stdout and good.stderr == ""

@@ -133,7 +133,7 @@ def test_codes_and_tokenizers_that_do_not_belong_together_are_refused(here, caps
         ("train ar --codes-folder none --out a", "none is no code store"),
         ("train ar --codes-folder c0 --tokenizer-folder none --out a", "none is no run folder"),
         ("train tokenizer --schedule [2,4] --length 3", "explicit schedule needs 3 integers"),
-        ("train tokenizer --dataset parquet:none --image-size 8", "folder none does not exist"),
+        ("train tokenizer --dataset parquet:none --image-size 8", "none does not exist"),
         ("train tokenizer --perceptual 1", "needs its network's perceptual_weights"),
         ("train tokenizer --tokenizer-batch 0", "tokenizer_batch must be at least 1, got 0"),
         (f"train tokenizer {quick} --held-out 0 --out nan --tokenizer-lr 1e30", "loss is"),

@@ -89,7 +89,7 @@ def test_a_small_model_learns_a_chain(tmp_path, monkeypatch, capsys):
         (["--sizes", "32"], "sizes: K_1 = 32, but position 1 holds the token 63"),
         (["--sizes", "64", "64"], "sizes: got 2 values, need 1 or T = 16"),
         (["--sizes", "x"], "--sizes"),
-        (["--labels", "absent.npy"], "absent.npy: no such file"),
+        (["--labels", "absent.npy"], "absent.npy does not exist"),
         (["--labels", "short.npy"], "short.npy: labels of shape (3,) do not fit 5000 sequences"),
         (["--images", "absent"], "absent does not exist"),
         (["--images", "empty"], "holds no image"),

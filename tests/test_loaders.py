@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vcqlib.data.batches import Batches, Part, open_images, open_source, read_images, stream
+from vcqlib.data.batches import Batches, Part, open_images, open_source, stream
 from vcqlib.data.image_sets import load_images
 from vcqlib.data.parquet import ParquetFiles
 
@@ -68,7 +68,7 @@ def test_parquet_holds_images_labels_classes_and_splits(parquet, tmp_path):
     assert len(train) == N and train.classes == ("a", "b", "c", "d") and train.channels == 3
     assert train.labels.tolist() == [i % 4 for i in range(N)]
     assert number(train.read(range(N))) == list(range(N))
-    test = read_images(parquet, "test", 6, SIZE)
+    test = load_images(parquet, "test", image_size=SIZE, at_most=6)
     assert len(test) == 6 and set(number(test.images)) <= set(range(100, 110))
     write_parquet(tmp_path / "q/test", "0.parquet", range(5), plain=True)
     assert len(ParquetFiles(tmp_path / "q", "test").labels) == 5
@@ -165,7 +165,7 @@ def test_wrong_sources_are_refused(tmp_path, parquet):
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other/train.parquet")
     with pytest.raises(ValueError, match="needs a column of image bytes and one of labels"):
         open_source(f"parquet:{tmp_path / 'other'}", "train", None, 8)
-    with pytest.raises(ValueError, match="crop must be"):
+    with pytest.raises(ValueError, match="unknown crop"):
         open_source("digits", "train", 5, crop="middle")
 
 

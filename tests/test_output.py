@@ -35,7 +35,7 @@ def test_a_terminal_that_lacks_letters(environment, codes, tmp_path):
     assert json.loads((tmp_path / "o.json").read_text())["sequences"] == 41
     missing = vcq("entropy", tmp_path / "fé.npy", environment=environment)
     assert missing.returncode == 2 and missing.stderr.count(b"\n") == 1
-    assert b"no such file" in missing.stderr
+    assert b"does not exist" in missing.stderr
 
 
 COMMANDS = [[], ["entropy"], ["study"], ["reproduce"], ["train"], *map(str.split, CONFIGURED)]

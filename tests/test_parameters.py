@@ -73,7 +73,10 @@ def test_every_chapter_checks_before_it_does_anything(name: str) -> None:
         ({"schedule": [2, 2.5]}, "schedule must be a name or a list of whole numbers"),
         ({"schedule": "x", "length": 2, "k_max": 4}, "unknown schedule 'x'"),
         ({"schedule": [2, 9], "length": 2, "k_max": 4}, "K_2 = 9 is outside 2..4"),
-        ({"schedule": "linear", "length": 2, "k_max": 4, "k_min": 5}, "k_min=5, k_max=4"),
+        (
+            {"schedule": "linear", "length": 2, "k_max": 4, "k_min": 5},
+            "k_min must be at most k_max = 4, got 5",
+        ),
         ({"tokenizer": "mpl"}, "unknown tokenizer 'mpl': did you mean 'mlp'"),
         ({"ar": None}, "ar must be a valid string, got None"),
         ({"device": "tpu"}, "device must be 'auto', 'cpu' or 'cuda', got 'tpu'"),

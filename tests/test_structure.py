@@ -18,7 +18,7 @@ import library_map  # noqa: E402
 import rooms  # noqa: E402
 
 ORDER = ({"ground"}, {"theory"}, {"data", "models"}, {"training", "entropy", "metrics"}, {"study"},
-         {"lab", "chapters"}, {"cli"})  # fmt: skip
+         {"lab"}, {"chapters"}, {"cli"})  # fmt: skip
 STOREY = {room: storey for storey, some in enumerate(ORDER) for room in some}
 FILES = [*rooms.LIBRARY.rglob("*.py")]
 

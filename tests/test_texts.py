@@ -170,7 +170,7 @@ def test_fewer_windows_are_a_subset():
 
 
 def test_too_few_windows_says_how_many_there_are():
-    with pytest.raises(ValueError, match=r"n=26 windows of 4 tokens asked for, 103 tokens hold 25"):
+    with pytest.raises(ValueError, match="at most 25, the windows of 4 in 103 tokens, got 26"):
         windows(np.arange(103), 26, 4)
     with pytest.raises(ValueError, match="at least 1"):
         windows(np.arange(10), 0, 4)
@@ -196,8 +196,8 @@ def test_texts_hold_enough_windows_for_the_comparison_with_images():
         (lambda: windows(np.arange(9.0), 2, 2), TypeError, "tokens must be integers"),
         (
             lambda: windows(np.zeros((3, 3), int), 2, 2),
-            TypeError,
-            r"integers \[N\], got int64 \(3, 3\)",
+            ValueError,
+            r"integers \[N\], got \(3, 3\)",
         ),
         (lambda: windows(np.arange(9), 2.0, 2), TypeError, "n must be an integer, got 2.0"),
         (lambda: windows(np.arange(9), 2, True), TypeError, "length must be an integer, got True"),

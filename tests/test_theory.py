@@ -20,8 +20,10 @@ from vcqlib import (
     expected_distinct_prefixes,
     steepest_entropy,
 )
+from vcqlib.theory.cliff import spent_after
 
 IMAGENET = 1_281_167
+SCHEDULES = ("uniform", "doubling", "loglinear", "quadratic", "matched", "shuffled")
 sizes_lists = st.lists(st.integers(2, 300), min_size=1, max_size=24)
 counts = st.integers(1, 10**18)
 
@@ -309,3 +311,47 @@ def test_log2_n_is_spent_one_position_after_the_cliff_grows_by_k(t: int) -> None
     """n → n·K moves the cliff by exactly one position."""
     n = 3 + t
     assert cliff_position(n * 256**t, 256) == t + cliff_position(n, 256)
+
+
+# ---------------------------------------------------------------------- hostile numbers
+
+HOSTILE = (10**400, -(10**400), 10**5000, math.nan, math.inf, -math.inf, "7", None, True, [], b"7")
+CALLS = {  # argument: what it is given to, beside values that are good
+    "n": [lambda n: cliff_position(n, 2), lambda n: steepest_entropy(n, [4, 4]),
+          lambda n: expected_conditional_entropy(n, [4, 4]),
+          lambda n: expected_distinct_prefixes(n, [4, 4])],
+    "K": [lambda k: cliff_position(9, k), lambda k: cliff_position(9, [2, k]),
+          lambda k: cumulative_capacity([2, k]), lambda k: steepest_entropy(9, [2, k]),
+          lambda k: expected_conditional_entropy(9, [2, k]),
+          lambda k: expected_distinct_prefixes(9, [2, k])],
+    "epsilon": [lambda x: spent_after([1.0, 2.0], x)],
+} | {
+    name: [lambda x, name=name, schedule=schedule: codebook_sizes(
+        **{"schedule": schedule, "length": 4, "k_max": 64, name: x}) for schedule in SCHEDULES]
+    for name in ("length", "k_max", "k_min", "ramp", "power", "seed")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda x: repr(x)[:9] if x != 10**5000 else "huge")
+def test_any_number_gives_finite_results_or_one_line(name: str, value: object) -> None:
+    for call in CALLS[name]:
+        try:
+            found = call(value)
+        except (TypeError, ValueError) as error:
+            assert "\n" not in str(error) and len(str(error)) < 300
+            assert name.lower() in str(error).lower() or "sizes is empty" in str(error)
+        else:
+            assert found is None or np.isfinite(np.asarray(found, np.float64)).all()
+
+
+@pytest.mark.parametrize("bits", [[], [1.0, math.nan], [math.inf]], ids=str)
+def test_a_curve_that_is_none_has_no_cliff(bits: list[float]) -> None:
+    with pytest.raises(ValueError, match="bits must be a curve"):
+        spent_after(bits)
+
+
+@pytest.mark.parametrize("n", [2**128, 10**30])
+def test_expectations_reach_the_largest_n(n: int) -> None:
+    assert expected_conditional_entropy(n, [2, 16]).tolist() == pytest.approx([1, 4])
+    assert expected_distinct_prefixes(n, [2, 16]).tolist() == pytest.approx([2, 32])

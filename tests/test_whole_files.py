@@ -71,7 +71,7 @@ UNREAD = {
     "pt, then bytes": ("a.pt", pt(torch.from_numpy(A)) + b"more", "before or after"),
     "parquet, then parquet": ("a.parquet", parquet(A) * 2, "belong to no column"),
     "parquet, then another": ("a.parquet", parquet(A[:2]) + parquet(A), "belong to no column"),
-    "parquet, then bytes": ("a.parquet", parquet(A) + b"more", "damaged Parquet"),
+    "parquet, then bytes": ("a.parquet", parquet(A) + b"more", "Parquet cannot be read"),
     "lines, then words": ("a.jsonl", LINE + b"# end\n", "line 2: Expecting value"),
     "two records on a line": ("a.jsonl", LINE + LINE.strip() * 2, "line 2: Extra data"),
     "lines, then zeros": ("a.jsonl", LINE + bytes(64), "line 2: "),

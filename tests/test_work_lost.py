@@ -16,9 +16,10 @@ import torch
 import vcqlib
 from vcqlib import files
 from vcqlib.data.image_sets import to_float
-from vcqlib.files import held
+from vcqlib.files import held, write_record
 from vcqlib.models.autoregressive import ARConfig, ARModel
 from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
+from vcqlib.study.folder import run_folder
 from vcqlib.training import autoregressive, inference
 from vcqlib.training.autoregressive import train_ar
 from vcqlib.training.checkpoints import Checkpoints
@@ -154,6 +155,21 @@ def test_a_second_run_is_refused_in_one_line_and_touches_nothing(tmp_path, holde
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with pytest.raises(ValueError, match=f"link is in use by process {holder.pid} on"):
         train(tmp_path / "link")  # nor is the holder's name forgotten
+
+
+def test_a_run_beside_one_that_has_just_begun_writes_and_removes_nothing(
+    tmp_path, holder, monkeypatch
+):
+    """The first one holds the folder before its config.json is there."""
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    folder, cpu = tmp_path / "run", torch.device("cpu")
+    for there in ([], ["config.json"]):
+        for name in there:
+            write_record(folder / name, {"kind": "ARModel"})
+        refused = pytest.raises(ValueError, match=f"in use by process {holder.pid}")
+        with refused, run_folder(folder, ARModel, {}, cpu):
+            raise AssertionError("two runs in one folder")
+        assert names(folder) == [*there, "run.lock"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])

@@ -32,16 +32,14 @@ __all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        try:
-            value = getattr(import_module(f"vcqlib.{_HOME[name]}"), name)
-        except ModuleNotFoundError as error:
-            from .extras import missing
+    if name not in _HOME:
+        raise AttributeError(f"module 'vcqlib' has no attribute {name!r}")
+    from .extras import needed
 
-            raise missing(error) from None
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'vcqlib' has no attribute {name!r}")
+    with needed():
+        value = getattr(import_module(f"vcqlib.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 # import name -> extra in pyproject.toml; a test holds the two and the library's imports together
 EXTRAS = {
     "torch": "models",
@@ -19,10 +22,15 @@ EXTRAS = {
 }
 
 
-def missing(error: ModuleNotFoundError) -> ImportError:
-    """The error to raise in place of `error`: one line that names the extra, where there is one."""
-    package = (error.name or "").partition(".")[0]
-    if package not in EXTRAS:
-        return error
-    way = f"pip install 'vcqlib[{EXTRAS[package]}]'"
-    return ImportError(f"this needs {package}, which is not installed: {way}", name=package)
+@contextmanager
+def needed() -> Iterator[None]:
+    """Inside, a package that is not installed is an ImportError that names the extra, if any."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        way = f"pip install 'vcqlib[{EXTRAS[package]}]'"
+        text = f"this needs {package}, which is not installed: {way}"
+        raise ImportError(text, name=package) from None

@@ -37,6 +37,14 @@ def user_path(path: str | Path, instead: str = "give the path in full") -> Path:
         raise ValueError(f"{path}: this user has no home directory for ~: {instead}") from None
 
 
+def existing_path(path: str | Path) -> Path:
+    """As `user_path`; FileNotFoundError if there is nothing."""
+    path = user_path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    return path
+
+
 @contextmanager
 def scratch_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, gone at the end unless it was renamed.
@@ -50,28 +58,25 @@ def scratch_path(path: str | Path) -> Iterator[Path]:
         place.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=place)
     except OSError as error:
-        raise _unwritten(path, error) from None
+        raise Unwritten(path, error) from None
     os.close(handle)
     temporary = Path(name)
     try:
-        try:
-            yield temporary
-        except Exception as error:  # safetensors has its own type for a full disk
-            ours = isinstance(error, OSError) and error.filename in (None, name, temporary)
-            ours = ours and not isinstance(error, Unwritten)  # of a file inside the block
-            if ours or "SafetensorError" in type(error).__name__:
-                raise _unwritten(path, error) from error
-            raise
+        yield temporary
+    except Unwritten:  # another file's
+        raise
+    except Exception as error:  # safetensors has its own type for a full disk
+        ours = isinstance(error, OSError) and error.filename in (None, name, temporary)
+        if ours or "SafetensorError" in type(error).__name__:
+            raise Unwritten(path, error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
-
-    Raises OSError as `scratch_path` does.
-    """
+    """As `scratch_path`; the file is renamed to `path` if the block succeeds."""
     with scratch_path(path) as temporary:
         yield temporary
         put(temporary, Path(path))
@@ -89,21 +94,17 @@ def put(temporary: Path, path: Path) -> None:
 
 def _is_device(path: Path) -> bool:
     """Whether this takes bytes but is no file to replace: `/dev/stdout`, a pipe, a terminal."""
-    if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
-        return path.exists()
-    return path.exists() and not path.is_file() and not path.is_dir()
+    special = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return path.exists() and (special or not (path.is_file() or path.is_dir()))
 
 
 class Unwritten(OSError):
     """A file could not be written; what was there before is kept."""
 
-
-def _unwritten(path: Path, error: Exception) -> Unwritten:
-    ours = error if isinstance(error, OSError) else OSError()
-    reason = ours.strerror or one_line(error)
-    unwritten = Unwritten(f"{path} could not be written ({reason}); what was there before is kept")
-    unwritten.errno = ours.errno
-    return unwritten
+    def __init__(self, path: Path, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        super().__init__(f"{path} could not be written ({reason}); what was there before is kept")
+        self.errno = getattr(error, "errno", None)
 
 
 @contextmanager
@@ -161,9 +162,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
+        content = yaml.safe_load(existing_path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):

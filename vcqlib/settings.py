@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-from .checks import integer
+from .checks import integer, shown
 
 BOUNDS = {"greater than or equal to": "at least", "less than or equal to": "at most",
           "greater than": "above", "less than": "below", " after validation, not 0": "",
@@ -185,15 +185,4 @@ def check(kind: Any, value: Any, name: str) -> Any:
         raise ValueError(one_line(error, kind, name)) from None
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
-
-
-def shown(value: Any) -> str:
-    """repr on one line, of a length that fits one."""
-    try:
-        text = repr(value)
-    except ValueError:  # more digits than Python prints
-        text = f"a number of {value.bit_length()} bits"
-    return text if len(text) <= 120 else f"{text[:100]}… ({type(value).__name__})"
+_adapter = cache(TypeAdapter)

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..checks import unknown_name
+from ..checks import one_of
 
 KINDS = ("decoder", "explorer", "prefixes", "results", "sampler")
 LARGEST_TILE = 64  # pixels: pictures of a sprite are shown about this large
@@ -45,18 +45,11 @@ def show(
 ) -> Interactive:
     """An interactive figure.
 
-    Args:
-        kind: one of `KINDS`, the name of its script.
-        config: what the script reads, as JSON; NumPy arrays and tensors are welcome.
-        static: the figure for paper and for pages without scripts.
-        alt: what is to be seen on `static`.
-        caption: a sentence below `static`.
-
-    Raises:
-        ValueError: unknown kind, or a number that JSON has no word for (NaN, infinity).
+    kind: one of `KINDS`, the name of its script. config: what the script reads, as JSON, without
+    NaN and infinity; NumPy arrays and tensors are welcome. static: the figure for paper and for
+    pages without scripts; alt: what is to be seen on it; caption: a sentence below it.
     """
-    if kind not in KINDS:
-        raise unknown_name("kind", kind, KINDS)
+    one_of(KINDS, "kind", kind)
     tight = {"default": methodcaller("tolist"), "separators": (",", ":")}
     text = json.dumps(config, allow_nan=False, **tight)
     picture = io.BytesIO()

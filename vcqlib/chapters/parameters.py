@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..checks import unknown_name
+from ..checks import one_of, shown
 from ..data.image_sets import own_files
 from ..data.texts import TEXTS
-from ..files import user_path
-from ..settings import Real, Setting, Whole, flat, setting, settings, shown
+from ..files import existing_path
+from ..settings import Real, Setting, Whole, flat, setting, settings
 from ..settings import check as check_one
 
 if TYPE_CHECKING:
@@ -89,17 +89,13 @@ def check(values: dict[str, Any]) -> None:
 
     What is called so in the first call is looked at, in later ones too: whatever the notebook has
     in lower case by then, but for modules, functions and the like under names that are unknown.
-    Ranges first, then combinations, then files of the user's own, which have to exist.
-
-    Raises:
-        ValueError: one line with the name, what is allowed, and the value.
-        FileNotFoundError: a folder or file that a parameter names does not exist.
+    Ranges first, then combinations, then files of the user's own, which have to exist. ValueError
+    in one line with the name, what is allowed, and the value.
     """
     names = values.setdefault("__parameters__", [n for n, v in values.items() if _is_one(n, v)])
     given = {name: values[name] for name in names}
     for name, value in given.items():
-        if name not in known():
-            raise unknown_name("parameter", name, known())
+        one_of(known(), "parameter", name)
         entry = known()[name]
         check_one(Annotated[entry.type, entry.info], value, name)
     from ..study.configuration import Configuration
@@ -108,8 +104,11 @@ def check(values: dict[str, Any]) -> None:
     Configuration.of(numbers_alone | given)
     for name, value in given.items():
         for path in _paths(name, value):
-            if not _exists(path):
-                raise FileNotFoundError(f"{name} = {shown(value)}: there is no such file or folder")
+            try:
+                existing_path(path)
+            except (OSError, ValueError):  # too long, a NUL byte
+                text = f"{name} = {shown(value)}: there is no such file or folder"
+                raise FileNotFoundError(text) from None
 
 
 def experiment(values: dict[str, Any], **changes: Any) -> Experiment:
@@ -136,10 +135,3 @@ def _paths(name: str, value: Any) -> list[str]:
         return []
     given = map(str, value if isinstance(value, list) else [value])
     return [text.removeprefix("file:") for text in given if text.startswith("file:")]
-
-
-def _exists(path: str) -> bool:
-    try:
-        return user_path(path).exists()
-    except (OSError, ValueError):  # too long, a NUL byte
-        return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tyro.conf import Positional
 
-from ..checks import integer
+from ..checks import integer, naming
 from ..files import atomic_path, write_json
 from .findings import LEGEND, NOTHING, alternatives, columns, facts
 from .output import table
@@ -61,20 +61,16 @@ def diagnose(
         from ..entropy.twins import twins
 
         listing = FolderFiles(images, "train", hold_out=False)
-        try:
+        with naming(images):
             pictures = twins(tokens.codes, listing.paths)
-        except ValueError as error:
-            raise ValueError(f"{images}: {error}") from None
         if classes is None and len(listing.classes) > 1:
             classes = np.repeat(listing.labels, len(tokens.codes) // len(listing.paths))
     if labels is not None:
         classes, _ = read_labels(labels, len(tokens.codes))
-    try:
+    with naming(path):
         found = diagnose(tokens.codes, classes, sizes, tokens.sizes)
         if model_steps:
             found = found.with_model(_model(tokens.codes, max(found.sizes), model_steps))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
     if json is not None:
         write_json(json, found.to_dict())
     if html is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tyro.conf import Positional
 
-from ..checks import printable
+from ..checks import naming, printable
 from ..files import write_json
 from .output import after, save_figure, table
 
@@ -54,13 +54,11 @@ def entropy(
         classes, each = read_labels(labels, len(codes))
         given = f"labels: {labels}" + f", {each} rows each" * (each > 1)
         said = f"{said}; {given}" if said else given
-    try:
+    with naming(path):
         largest = largest_tokens(codes)
         stated = sizes or tokens.sizes
         known = checked_sizes(stated, largest) if stated else [most + 1 for most in largest]
         result = conditional_entropy(codes, classes)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
     report = _report(result, known, epsilon, assumed=not stated)
     try:
         if json is not None:

@@ -21,6 +21,11 @@ from ..files import read_yaml
 from ..settings import Sizes, flat, fold
 from ..study.configuration import Configuration
 
+ConfigFile = Annotated[
+    Path | None,
+    arg(help="YAML file with values for these options; what the command line says wins"),
+]
+
 
 def options(*sections: str) -> Any:
     """A dataclass with the settings of some sections of a configuration, as tyro reads them."""
@@ -41,12 +46,7 @@ def configured(*given: Any, **more: Any) -> Configuration:
 
 
 def expand(argv: Sequence[str], commands: dict[str, Callable]) -> list[str]:
-    """`argv` with the options of its --config file before its own options.
-
-    Raises:
-        ValueError: a file that is no mapping, or a name that no command has.
-        FileNotFoundError: no such file.
-    """
+    """`argv` with the options of its --config file before its own options."""
     argv = list(argv)
     name = next((n for n in commands if argv[: len(n.split())] == n.split()), None)
     reader = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

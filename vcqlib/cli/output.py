@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..checks import naming
 from ..files import atomic_path
 
 
@@ -31,11 +32,8 @@ def after(last: int, length: int) -> str:
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure in the format of the suffix; ValueError names the file if there is none."""
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    with naming(path), atomic_path(path) as temporary:
+        figure.savefig(temporary)
 
 
 @contextmanager

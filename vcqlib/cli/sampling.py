@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from ..checks import integer
 from ..files import write_json
-from .options import configured, options
+from .options import ConfigFile, configured, options
 from .training import Device, fewer, load_decoder
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def sample(
     first: int = 0,
     batch: int = 64,
     settings: Annotated[SamplingOptions, arg(name="")] = SamplingOptions(),  # noqa: B008
-    config: Path | None = None,
+    config: ConfigFile = None,
 ) -> None:
     """Draw pictures, the classes in turn, into an .npz (ADM's layout) and a sheet beside it.
 
@@ -39,7 +39,6 @@ def sample(
         out: file.npz: arr_0 uint8 [n, H, W, C], arr_1 labels, codes; and file.png.
         first: number of the first one.
         batch: pictures drawn at once.
-        config: YAML file with values for these options; what the command line says wins.
     """
     from ..models.autoregressive import ARModel
     from ..study.folder import load_model, read_config
@@ -74,7 +73,7 @@ def evaluate(
     weights: Path | None = None,
     json: Path | None = None,
     device: Device = "auto",
-    config: Path | None = None,
+    config: ConfigFile = None,
 ) -> None:
     """Compare samples with real held-out images: Fréchet and kernel distance, precision, recall.
 
@@ -90,10 +89,8 @@ def evaluate(
         extractor: classifier, pixels, efficientnet-lite0 or inception; default: by data set.
         weights: the Inception weights (torch-fidelity's pt_inception-2015-12-05 file).
         json: write the numbers to this file too.
-        device: auto takes a GPU if there is one.
-        config: YAML file with values for these options; what the command line says wins.
     """
-    from ..data.batches import read_images
+    from ..data.image_sets import load_images
     from ..files import read_json
     from ..metrics import distances as evaluation
     from ..metrics import extractors
@@ -103,10 +100,10 @@ def evaluate(
     if not samples:
         raise ValueError("give the .npz files to evaluate")
     drawn = [read_samples(path).images for path in samples]
-    beside = samples[0].with_suffix(".json")
+    channels, _, size = drawn[0].shape[1:]
     imitated = dataset is None and reference is None  # in as many channels as the samples, then
     if imitated:
-        if not beside.is_file():
+        if not (beside := samples[0].with_suffix(".json")).is_file():
             raise ValueError(f"{samples[0]} does not say its data set: give --dataset")
         dataset = read_json(beside)["codes"]["data"]
     name = extractor or ("inception" if reference else extractors.default_extractor(dataset))
@@ -120,38 +117,36 @@ def evaluate(
             mine = share(len(images))
             return joined(extract(images[mine.start : mine.stop]))
 
-        shape, made = drawn[0].shape[1:], np.concatenate([features(x) for x in drawn])
-        real = None
+        made, real = np.concatenate([features(x) for x in drawn]), None
         if dataset is not None:
-            size, channels = image_size or shape[-1], shape[0] if imitated else None
-            held_out = read_images(dataset, "test", n_reference, size, channels).images
-            if len(held_out[0]) != shape[0]:
+            like = {"image_size": image_size or size, "channels": channels if imitated else None}
+            held_out = load_images(dataset, "test", at_most=n_reference, **like)
+            if held_out.channels != channels:
                 raise ValueError(
-                    f"{dataset} has images of {len(held_out[0])} channels, the samples have "
-                    f"{shape[0]}: give the data set that they imitate"
+                    f"{dataset} has images of {held_out.channels} channels, the samples have "
+                    f"{channels}: give the data set that they imitate"
                 )
-            real = features(held_out)
+            real = features(held_out.images)
         if rank():
             return
     rows: dict[str, float | int | str] = {"extractor": extract.label, "samples": len(made)}
-    moments = evaluation.moments(made, "samples")
+    moments = evaluation.moments(made, "samples")  # refused by that name if they are too few
     if reference:
-        known = evaluation.load_moments(reference)
-        rows["FID"] = evaluation.frechet_from_moments(moments, known)
+        rows["FID"] = evaluation.frechet_from_moments(moments, evaluation.load_moments(reference))
         rows["reference"] = reference.name
     if real is not None:
         label = "FD (Inception, own reference)" if name == "inception" else extract.label
         rows[label] = evaluation.frechet_distance(made, real)
         rows["reference images"] = len(real)
         n, width = min(len(made), len(real) // 2), real.shape[1]
-        floor: float | str = f"needs more than {2 * width} reference images"
-        if n > width:
-            floor = evaluation.real_real_floor(real, n)
-        rows[f"real/real floor at {n} images"] = floor
+        rows[f"real/real floor at {n} images"] = (
+            evaluation.real_real_floor(real, n) if n > width
+            else f"needs more than {2 * width} reference images"
+        )  # fmt: skip
         rows["kernel distance"] = evaluation.kernel_distance(made, real)
         few = min(len(made), len(real))
-        precision, recall = evaluation.precision_recall(real[:few], made[:few])
-        rows |= {"precision": precision, "recall": recall}
+        both = evaluation.precision_recall(real[:few], made[:few])
+        rows |= both._asdict()
     else:
         rows["real/real floor"] = "unknown: a reference file holds no images; give --dataset too"
     if json is not None:

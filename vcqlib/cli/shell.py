@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
 from .. import __version__
-from ..extras import missing
+from ..extras import needed
 
 
 def deferred(command: Callable) -> Callable:
@@ -49,13 +49,7 @@ class App(SubcommandApp):
         return func
 
     def run(self, argv: Sequence[str]) -> None:
-        """Parse and run.
-
-        Raises:
-            ValueError: an unknown option, or a value that is none; one line.
-            ImportError: a package is missing; names the extra that brings it.
-            SystemExit: after --help.
-        """
+        """Parse and run; ValueError of one line for what cannot be parsed."""
         if [*argv] == ["--version"]:
             print(self.prog, __version__)
             return
@@ -71,10 +65,8 @@ class App(SubcommandApp):
             raise ValueError(f"{one_line(said.getvalue())} (see {help_for})") from None
         if sys.stderr:  # None after 2>&-
             sys.stderr.write(said.getvalue())
-        try:
+        with needed():
             call()
-        except ModuleNotFoundError as error:
-            raise missing(error) from None
 
     def completion(self, shell: Positional[Literal["bash", "zsh", "fish"]]) -> None:
         """Print the script that completes commands and options: eval "$(vcq completion bash)".

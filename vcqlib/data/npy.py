@@ -76,38 +76,38 @@ def _header(file: IO[bytes], name: object) -> Header:
 
 def npz_headers(path: str | Path) -> dict[str, Header | None]:
     """The arrays of a `.npz` by name; None for a member that is no array, or holds objects."""
-    with whole_zip(path) as archive:
-        found: dict[str, Header | None] = {}
-        for info in archive.infolist():
-            with archive.open(info) as file:
-                name = info.filename.removesuffix(".npy")
-                found[name] = None
-                with suppress(ValueError):
-                    found[name] = _header(file, path)
-        return found
+    found: dict[str, Header | None] = {}
+    for name, _, file in _members(path):
+        found[name] = None
+        with suppress(ValueError):
+            found[name] = _header(file, path)
+    return found
 
 
 def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays of a `.npz`, each held against its header and the memory before it is read.
 
-    With `names` only those of them that are there; the other members may be anything.
-
-    Raises ValueError naming the file if it is damaged, holds objects, or would not fit.
+    With `names` only those of them that are there; the other members may be anything. ValueError
+    naming the file if it is damaged, holds objects, or would not fit.
     """
+    arrays = {}
+    for name, size, file in _members(path):
+        if names is None or name in names:
+            header = _header(file, where := f"{path}:{name}")
+            if header.start + header.bytes != size:
+                raise ValueError(f"{where}: cut short or padded: its header does not fit")
+            check_memory(header.bytes, where)
+            flat = np.frombuffer(file.read(), header.dtype)
+            arrays[name] = flat.reshape(header.shape, order="F" if header.fortran else "C")
+    return arrays
+
+
+def _members(path: str | Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of each member of a `.npz`."""
     with whole_zip(path) as archive:
-        arrays = {}
         for info in archive.infolist():
-            key, name = info.filename.removesuffix(".npy"), f"{path}:{info.filename}"
-            if names is not None and key not in names:
-                continue
             with archive.open(info) as file:
-                header = _header(file, name)
-                if header.start + header.bytes != info.file_size:
-                    raise ValueError(f"{name}: cut short or padded: its header does not fit")
-                check_memory(header.bytes, name)
-                flat = np.frombuffer(file.read(), header.dtype)
-            arrays[key] = flat.reshape(header.shape, order="F" if header.fortran else "C")
-        return arrays
+                yield info.filename.removesuffix(".npy"), info.file_size, file
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -20,18 +19,16 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-import pyarrow
 import torch
 from PIL import Image
 from pyarrow import parquet, types
 from pyarrow.dataset import dataset
 from torch import Tensor
 
-from ..checks import one_line
 from ..progress import say
 from . import image_folder as folders
 from .pictures import open_image
-from .token_parquet import index_columns
+from .token_parquet import index_columns, is_class, is_text, readable
 
 WINDOW = 16  # row groups that are shuffled together, and held in memory
 KINDS = {  # the type that `datasets` gives such a column, and its usual names
@@ -56,8 +53,6 @@ class ParquetFiles:
 
     An epoch shuffles the row groups, and the rows within `WINDOW` neighbouring groups, so that a
     group is read once by each worker and not once for every image.
-
-    Raises FileNotFoundError and ValueError for what is not there.
     """
 
     def __init__(self, place: str | Path, split: str) -> None:
@@ -65,7 +60,7 @@ class ParquetFiles:
         self._root = folders.existing_folder(folder)
         _read.cache_clear()  # whose files may have been replaced
         files = _files(self._root)
-        with _readable(self._root):
+        with readable(self._root):
             self._splits = {name: dataset(paths, format="parquet") for name, paths in files.items()}
         asked = [s for s in {"train": ["train"]}.get(split, ["test", "validation"]) if s in files]
         if not asked:
@@ -91,7 +86,7 @@ class ParquetFiles:
             raise ValueError(f"{self._root}?{unknown[0]}=…: the options are image and label")
         found = {}
         for part in (f for files in self._splits.values() for f in files.get_fragments()):
-            with _readable(part.path):
+            with readable(part.path):
                 schema = part.physical_schema
             columns = tuple(_column(schema, what, options.get(what), part.path) for what in KINDS)
             found.setdefault(columns, part)
@@ -164,21 +159,10 @@ def _groups(files: Any) -> Iterator[tuple[str, int, int]]:
         yield from ((part.path, group.id, group.num_rows) for group in part.row_groups)
 
 
-@contextmanager
-def _readable(what: object) -> Iterator[None]:
-    """Turn what Arrow says of damage into one line that names the place."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{what} cannot be read ({one_line(error)})") from None
-
-
 @lru_cache(maxsize=WINDOW)
 def _read(path: str, group: int, column: str) -> Any:
     """One row group's image column; each worker keeps the last few."""
-    with _readable(f"{path}, row group {group}"):
+    with readable(f"{path}, row group {group}"):
         file = parquet.ParquetFile(path)
         return file.read_row_group(group, [column], use_threads=False)[column]
 
@@ -197,18 +181,13 @@ def _features(schema: Any, column: str) -> dict[str, Any]:
         return {}
 
 
-def _is_text(kind: Any) -> bool:
-    return str(kind) in ("string", "large_string", "string_view")
-
-
 def _fits(kind: Any, what: str) -> bool:
     """Whether a column of this type can hold images, or labels."""
     if what == "image":
         place = kind.get_field_index("bytes") if types.is_struct(kind) else -1
         kind = kind.field(place).type if place >= 0 else kind
         return str(kind).startswith(("binary", "large_binary", "fixed_size_binary"))
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_integer(kind) or types.is_boolean(kind) or _is_text(kind)
+    return is_class(kind) or types.is_boolean(kind)
 
 
 def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
@@ -225,7 +204,7 @@ def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
         [name for name in fitting if _features(schema, name).get("_type") == feature],
         [name for name in fitting if name.lower() in usual],
         # a text is a caption as often as a class, a number may be the row's own or a size
-        [n for n, kind in fitting.items() if not (_is_text(kind) or NO_LABEL.search(n))],
+        [n for n, kind in fitting.items() if not (is_text(kind) or NO_LABEL.search(n))],
     ):
         if len(found) == 1:
             return found[0]
@@ -236,7 +215,7 @@ def _column(schema: Any, what: str, asked: str | None, path: str) -> str:
 
 def _labels(files: Any, column: str, root: Path) -> np.ndarray:
     """The labels of a pyarrow data set, int64 or texts (object) [N]."""
-    with _readable(f"{root}, column {column!r}"):
+    with readable(f"{root}, column {column!r}"):
         found = files.to_table(columns=[column])[column].to_pylist()
     if None in found:
         raise ValueError(f"{root}: {found.count(None):,} rows have no {column}")

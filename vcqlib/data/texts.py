@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..checks import holds_integers, integer, unknown_name
-from ..extras import missing
+from ..checks import int64, integer, must, one_of, unknown_name
+from ..extras import needed
 from ..files import user_path
 from .vendored import read_vendored
 
@@ -64,8 +64,7 @@ def load_text(name: str) -> str:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it") from None
-    if name not in TEXTS:
-        raise unknown_name("text", name, [*TEXTS, "python", "file:PATH"])
+    one_of([*TEXTS, "python", "file:PATH"], "text", name)
     return read_vendored(TEXTS[name]).decode("utf-8")
 
 
@@ -82,12 +81,10 @@ def _python_sources() -> str:
 def _tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     """`tokens` as int64, or a line that names the first that is none of the vocabulary."""
     tokens = np.asarray(tokens)
-    if tokens.size and not holds_integers(tokens):
-        raise TypeError(f"tokens must be integers, got {tokens.dtype}")
-    wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
-    if len(wrong):
-        raise ValueError(f"token {tokens.flat[wrong[0]]} is outside 0..{vocab_size - 1}")
-    return tokens.astype(np.int64)
+    tokens = int64(tokens, "tokens") if tokens.size else tokens.astype(np.int64)
+    for wrong in tokens[(tokens < 0) | (tokens >= vocab_size)][:1]:
+        raise ValueError(f"token {wrong} is outside 0..{vocab_size - 1}")
+    return tokens
 
 
 class ByteTokenizer:
@@ -196,12 +193,10 @@ def text_tokenizer(kind: str, corpus: str | None = None) -> TextTokenizer:
         raise unknown_name("text tokenizer", kind, ["gpt2", "bytes", "bpe:256"])
     if base == "bpe" and not corpus:
         raise ValueError(f"{kind} is trained on a text: give corpus=load_text(…)")
-    try:
+    with needed():
         if kind == "bytes":
             return ByteTokenizer()
         return _gpt2() if kind == "gpt2" else TrainedBPE(corpus, int(size))
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
 
 
 def windows(tokens: np.ndarray, n: int, length: int, seed: int = 0) -> np.ndarray:
@@ -211,14 +206,10 @@ def windows(tokens: np.ndarray, n: int, length: int, seed: int = 0) -> np.ndarra
     so that a smaller n gives a subset. ValueError if the text has fewer.
     """
     n, length = integer(n, "n", 1), integer(length, "length", 1)
-    tokens = np.asarray(tokens)
-    if tokens.ndim != 1 or not holds_integers(tokens):
-        raise TypeError(f"tokens must be integers [N], got {tokens.dtype} {tokens.shape}")
-    tokens = tokens.astype(np.int64, copy=False)
+    tokens = int64(np.asarray(tokens), "tokens")
+    must(tokens.ndim == 1, "tokens", "integers [N]", tokens.shape)
     available = len(tokens) // length
-    if n > available:
-        raise ValueError(
-            f"n={n} windows of {length} tokens asked for, {len(tokens)} tokens hold {available}"
-        )
+    there = f"at most {available}, the windows of {length} in {len(tokens)} tokens"
+    must(n <= available, "n", there, n)
     chosen = np.random.default_rng(seed).permutation(available)[:n]
     return tokens[: available * length].reshape(available, length)[chosen]  # [n, length]

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import holds_integers, is_tensor
-from ..extras import missing
-from ..files import load_foreign, user_path
+from ..extras import needed
+from ..files import existing_path, load_foreign
 from ..progress import bar
 from .code_store import open_codes
 from .npy import Header, npz_headers, read_npy, read_npz, whole_zip
@@ -51,11 +51,10 @@ def read_tokens(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
         columns: names of the arrays, columns or keys that hold the tokens, in the order of
             positions; needed only where the names that are known do not decide.
 
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: damaged, ambiguous, ragged, or too large; one line.
+    Raises FileNotFoundError if there is nothing, ValueError, in one line, if it is damaged,
+    ambiguous, ragged, or too large.
     """
-    path = _existing(path)
+    path = existing_path(path)
     if path.is_dir():
         return _read_folder(path.resolve(), columns)
     suffix = path.suffix.lower()
@@ -68,18 +67,9 @@ def read_tokens(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
         return read_json_tokens(path, columns)
     if suffix in CONTAINERS:
         return _read_container(path, columns)
-    try:
+    with needed():
         from .token_parquet import read_parquet
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
     return read_parquet(path, columns)
-
-
-def _existing(path: str | Path) -> Path:
-    path = user_path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    return path
 
 
 def read_labels(path: str | Path, n: int) -> tuple[np.ndarray, int]:
@@ -88,7 +78,7 @@ def read_labels(path: str | Path, n: int) -> tuple[np.ndarray, int]:
     Reads `.npy`, `.npz` or `.pt` with one list of labels [m], or a folder of one `.npy` an image,
     where m divides n.
     """
-    path = _existing(path)
+    path = existing_path(path)
     if path.is_dir():
         labels = _folder_labels(token_files(path, (".npy",))[0])
     elif path.suffix.lower() == ".npy":

@@ -20,8 +20,7 @@ PARSED = 8  # bytes in memory for one of JSON text, at most
 def read_json_tokens(path: Path, columns: Sequence[str] = ()) -> Tokens:
     """Tokens and labels of records `{"class_id": 3, "tokens": [...]}`, or of plain lists.
 
-    Raises:
-        ValueError: names the file and the line, or the entry of the array.
+    ValueError names the file and the line, or the entry of the array.
     """
     keys: list[str] = []
     label: str | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +21,52 @@ from .tokens import Blocks, Tokens, choose, gather, label_name, named, natural
 ROWS = 1 << 13  # rows decoded at once
 
 
+@contextmanager
+def readable(what: object) -> Iterator[None]:
+    """Inside, what Arrow says of damage is one line that names the place."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{what}: Parquet cannot be read: {one_line(error)}") from None
+
+
 def read_parquet(path: Path, columns: Sequence[str] = ()) -> Tokens:
     """The column of lists that is named as tokens, or the only one; else columns p0, p1, … pT-1.
 
     A stored pandas index is never read, and other columns are left out; `Tokens` says which.
-
-    Raises:
-        ValueError: damaged, ambiguous, ragged, with gaps or nested lists; names the file.
     """
     labels: list[np.ndarray] = []
-    try:
-        with pq.ParquetFile(path) as file:
-            meta, schema = file.metadata, file.schema_arrow
-            groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
-            chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-            if meta.num_rows:
-                _refuse_unread(chunks, path.stat().st_size - 8 - meta.serialized_size, path)
-            if len(set(schema.names)) < len(schema.names):
-                raise ValueError(f"{path}: two columns have one name: {schema.names}")
-            label = label_name([f.name for f in schema if _is_label(f.type)])
-            chosen = named(columns, schema.names, path) if columns else _choose(schema, label, path)
-            label = None if label in chosen else label
-            wanted = [*chosen, *([label] if label else [])]
-            read = (c.num_values for c in chunks if c.path_in_schema.split(".")[0] in wanted)
-            check_memory(2 * sum(read), path)  # two bytes a token is the least that is kept
+    with readable(path), pq.ParquetFile(path) as file:
+        meta, schema = file.metadata, file.schema_arrow
+        groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        if meta.num_rows:
+            _refuse_unread(chunks, path.stat().st_size - 8 - meta.serialized_size, path)
+        if len(set(schema.names)) < len(schema.names):
+            raise ValueError(f"{path}: two columns have one name: {schema.names}")
+        label = label_name([f.name for f in schema if is_class(f.type)])
+        chosen = named(columns, schema.names, path) if columns else _choose(schema, label, path)
+        label = None if label in chosen else label
+        wanted = [*chosen, *([label] if label else [])]
+        read = (c.num_values for c in chunks if c.path_in_schema.split(".")[0] in wanted)
+        check_memory(2 * sum(read), path)  # two bytes a token is the least that is kept
 
-            def blocks() -> Blocks:
-                batches = file.iter_batches(ROWS, columns=wanted)
-                row = 0
-                for batch in bar(batches, "reading", total=-(-meta.num_rows // ROWS), delay=2):
-                    if not len(batch):
-                        continue
-                    name = f"{path}, rows from {row}"
-                    row += len(batch)
-                    if label:
-                        labels.append(_labels(batch.column(label), f"{name}, {label}"))
-                    parts = [_tokens(batch.column(c), f"{name}, {c}") for c in chosen]
-                    yield name, np.concatenate(parts, axis=1)
+        def blocks() -> Blocks:
+            row = 0
+            batches = file.iter_batches(ROWS, columns=wanted)
+            for batch in bar(batches, "reading", total=-(-meta.num_rows // ROWS), delay=2):
+                if not len(batch):
+                    continue
+                name = f"{path}, rows from {row}"
+                row += len(batch)
+                if label:
+                    labels.append(_labels(batch.column(label), f"{name}, {label}"))
+                parts = [_tokens(batch.column(c), f"{name}, {c}") for c in chosen]
+                yield name, np.concatenate(parts, axis=1)
 
-            codes = gather(blocks(), path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged Parquet: {one_line(error)}") from None
+        codes = gather(blocks(), path)
     left_out = tuple(name for name in schema.names if name not in wanted)
     found = Tokens(codes, columns=tuple(chosen), left_out=left_out)
     return found.labelled(np.concatenate(labels), label) if label else found
@@ -118,9 +124,14 @@ def _leaf(kind: Any) -> Any:
     return _leaf(kind.value_type) if _is_list(kind) else kind
 
 
-def _is_label(kind: Any) -> bool:
+def is_class(kind: Any) -> bool:
+    """Whether a column of this type can hold labels: integers or texts, dictionary-encoded too."""
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+    return types.is_integer(kind) or is_text(kind)
+
+
+def is_text(kind: Any) -> bool:
+    return str(kind) in ("string", "large_string", "string_view")
 
 
 def _labels(column: Any, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import holds_integers, printable, unknown_name
+from ..checks import holds_integers, int64, naming, printable, unknown_name
 from .npy import check_memory
 
 LABEL_NAMES = ("labels", "label", "class_id", "class_ids", "y")
@@ -149,16 +149,11 @@ def gather(blocks: Blocks, path: Path) -> np.ndarray:
         check_memory(2 * sum(piece.nbytes for piece in pieces), path)
 
     for name, block in blocks:
-        if not holds_integers(block):
-            raise ValueError(f"{name}: tokens must be integers, got {block.dtype}")
+        with naming(name):
+            waiting.append(int64(block, "tokens"))
         length = length or block.shape[1]
         if block.shape[1] != length or not length:
             raise ValueError(f"{name}: {block.shape[1]} tokens where others have {length}")
-        if block.dtype == np.uint64:  # with a signed type it would become float
-            if int(block.max()) >= 1 << 63:
-                raise ValueError(f"{name}: tokens must be from 0 to 2^63-1, got {block.max()}")
-            block = block.astype(np.int64)
-        waiting.append(block)
         entries += block.size
         if entries >= PIECE:
             narrow()

@@ -149,9 +149,7 @@ def diagnose(
             tokens (see `guessed_sizes`).
         recorded: K_1..K_T as a file states them.
 
-    Raises:
-        TypeError, ValueError: as `conditional_entropy`; a size below 2 or below a token that
-            occurs.
+    Raises as `conditional_entropy`, and ValueError for a size below 2 or a token that occurs.
     """
     entropy = conditional_entropy(codes, labels)
     seen = usage(codes)

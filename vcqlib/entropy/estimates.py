@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..checks import is_tensor
+from ..checks import is_tensor, must
 from ..progress import bar
 from ..theory.cliff import spent_after
 from .inputs import as_labels, as_matrix
@@ -141,8 +141,7 @@ class ConditionalEntropy:
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper end [T] of `bits` ± z · `standard_error`, not below 0."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must be between 0 and 1, got {level}")
+        must(0 < level < 1, "level", "between 0 and 1", level)
         margin = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
         return np.maximum(self.bits - margin, 0.0), self.bits + margin
 
@@ -190,10 +189,9 @@ def conditional_entropy(codes: Any, labels: Any = None) -> ConditionalEntropy:
         type and the strides make no difference to it.
 
     Raises:
-        TypeError: codes are not integers, or labels neither integers nor strings.
-        ValueError: not two-dimensional, empty, a token out of range, a memmap whose file has become
-            too short, labels of another length or with NaN. Matrices above 2^24 entries, and
-            memmaps, are checked where they are read: a bad token after the cliff changes nothing.
+        TypeError, ValueError: what is no integer matrix, a token out of range, a memmap whose file
+            was cut, labels that do not fit. Matrices above 2^24 entries, and memmaps, are checked
+            where they are read: a bad token after the cliff changes nothing.
     """
     codes = as_matrix(codes)
     result = summarize(count_prefixes(codes))
@@ -237,14 +235,10 @@ def summarize(counts: PrefixCounts) -> ConditionalEntropy:
 
 def _histograms(counts: PrefixCounts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Group sizes and how often, singletons included, until after all sequences are unique."""
-    alone = 0
     for sizes, often, _ in counts.levels:
-        alone = counts.n - int(np.dot(sizes, often))
-        more = [1] if alone else []
-        yield (
-            np.r_[more, sizes].astype(np.int64),
-            np.r_[[alone] * len(more), often].astype(np.int64),
-        )
+        if alone := counts.n - int(np.dot(sizes, often)):
+            sizes, often = np.r_[1, sizes], np.r_[alone, often]
+        yield sizes.astype(np.int64), often.astype(np.int64)
     if len(counts.levels) < counts.length:
         yield np.array([1]), np.array([counts.n])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import holds_integers, is_tensor
+from ..checks import holds_integers, host, is_tensor, must, naming
 from ..data.token_files import read_tokens
 from ..data.tokens import Tokens
 from ..progress import bar
@@ -30,11 +30,9 @@ def describe(array: Any) -> str:
 def read_matrix(path: str | Path, columns: Sequence[str] = ()) -> Tokens:
     """`read_tokens`, with codes and labels held to what this module says; errors name the file."""
     tokens = read_tokens(path, columns)
-    try:
+    with naming(path):
         codes = as_matrix(tokens.codes)
         labels = None if tokens.labels is None else as_labels(tokens.labels, len(codes))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
     return replace(tokens, codes=codes, labels=labels)
 
 
@@ -45,13 +43,8 @@ def as_matrix(codes: Any) -> Any:
             raise TypeError(f"codes must be a dense tensor, got a {codes.layout} one without rows")
         if holds_integers(codes) and codes.device.type == "cpu":
             codes = codes.detach().numpy()
-    elif np.ma.is_masked(codes):
-        raise ValueError(f"codes has {np.ma.count_masked(codes)} masked entries: fill or drop them")
     else:
-        try:
-            codes = np.asarray(codes)
-        except ValueError:
-            raise ValueError("codes must be a matrix [N, T]; its rows differ in length") from None
+        codes = host(codes, "codes")
     if not holds_integers(codes):
         raise TypeError(f"codes must be integers, got {describe(codes)}")
     if codes.ndim != 2:
@@ -60,9 +53,7 @@ def as_matrix(codes: Any) -> Any:
     if 0 in codes.shape:
         raise ValueError(f"codes is empty: {describe(codes)}")
     if len(codes) >= 1 << 31:
-        raise ValueError(
-            f"codes ({describe(codes)}): 2^31 rows and more: see vcqlib.entropy.sharded"
-        )
+        raise ValueError(f"codes ({describe(codes)}): above 2^31 rows see vcqlib.entropy.sharded")
     if isinstance(codes, np.ndarray):
         mapped = _check_file(codes)
         if len(codes) == 1 or (not mapped and codes.size <= CHECKED_WHOLE):
@@ -95,8 +86,7 @@ def checked_sizes(sizes: Sequence[int], largest: Sequence[int], least: int = 1) 
         raise ValueError(f"sizes: got {len(sizes)} values, need 1 or T = {length}")
     sizes = [int(k) for k in sizes] * (length // len(sizes))
     for t, (size, most) in enumerate(zip(sizes, largest, strict=True), start=1):
-        if size < least:
-            raise ValueError(f"sizes: K_{t} must be at least {least}, got {size}")
+        must(size >= least, f"sizes: K_{t}", f"at least {least}", size)
         if most >= size:
             raise ValueError(f"sizes: K_{t} = {size}, but position {t} holds the token {most}")
     return sizes
@@ -130,17 +120,10 @@ def _check_file(codes: np.ndarray) -> bool:
 
 def as_labels(labels: Any, n: int) -> np.ndarray:
     """Labels [n], integers or words, as NumPy; columns of Python words are taken too."""
-    if is_tensor(labels):
-        if not holds_integers(labels):
-            raise TypeError(f"labels must be integers or strings, got {describe(labels)}")
-        labels = labels.detach().cpu().numpy()
-    elif np.ma.is_masked(labels):
-        raise ValueError(f"labels has {np.ma.count_masked(labels)} masked entries")
-    labels = np.asarray(labels)
+    labels = host(labels, "labels")
     if labels.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), one for each row: {describe(labels)}")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        where = int(np.flatnonzero(np.isnan(labels))[0])
+    for where in np.flatnonzero(labels != labels)[:1]:
         raise ValueError(f"labels ({describe(labels)}) has NaN, first at labels[{where}]")
     if labels.dtype.kind == "O" and set(map(type, labels)) in ({int}, {str}):
         labels = np.array(labels.tolist())

@@ -29,18 +29,13 @@ KEY_BITS = 63  # keys are non-negative int64, which NumPy and torch both sort
 def refine(codes: Any, rows: Any = None, arrays: Any = None) -> Iterator[tuple[Any, Any]]:
     """Yield, position by position, the groups of sequences that share their prefix.
 
-    Args:
-        codes: integer array [N, T], NumPy (any strides, memmaps too) or torch on any device.
-        rows: the rows to look at, ascending; default all.
-        arrays: how to compute (`NumPyArrays` or `TorchArrays`); default by the type of `codes`.
+    codes: integer array [N, T], NumPy (any strides, memmaps too) or torch on any device. rows: the
+    rows to look at, ascending; default all. arrays: how to compute (`NumPyArrays`, `TorchArrays`).
 
-    Yields:
-        sizes, parents: integer arrays with one entry for each group of two or more sequences that
-        agree up to and including the position: its size, and the size of the group it was part of
-        one position before. Ends before position T when every sequence has become unique.
-
-    Raises:
-        ValueError: a token that is read is negative or does not fit in 63 bits.
+    Yields sizes and parents: integers with one entry for each group of two or more sequences that
+    agree up to and including the position: its size, and the size of the group it was part of one
+    position before. Ends before position T when every sequence has become unique. ValueError if a
+    token that is read is negative or does not fit in 63 bits.
     """
     xp = arrays or (NumPyArrays if isinstance(codes, np.ndarray) else TorchArrays)
     n, length = (codes.shape[0] if rows is None else len(rows)), codes.shape[1]

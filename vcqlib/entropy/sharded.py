@@ -15,11 +15,8 @@
 Cost, for N sequences of T tokens of b bytes: the shards are read twice (2 N T b); N T b go once
 through the network and the workers' disks (dask's peer-to-peer shuffle, when a client is
 connected); a partition of n rows takes n T b bytes twice over and 32 n to count. The step that no
-worker shares is the table of step 2: the different prefixes of d positions. Example: 10^9
-sequences of 256 tokens of 2 bytes are 512 GB. On 64 workers that read 1 GB/s and send 1 GB/s each,
-reading takes 2 × 8 s, the shuffle about 8 s for sending, writing and reading back each, and
-refining 1.6 · 10^7 rows a worker a few seconds: below two minutes, on paper. Cutting the shards
-to the positions before the cliff first divides all of it but the counting.
+worker shares is the table of step 2: the different prefixes of d positions. Cutting the shards to
+the positions before the cliff first divides all of it but the counting.
 """
 
 from __future__ import annotations
@@ -33,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..checks import naming
 from ..data.token_files import one_series, token_files
 from .estimates import ConditionalEntropy, Level, PrefixCounts, count_prefixes, gain, summarize
 from .inputs import largest_tokens, read_matrix
@@ -148,10 +146,8 @@ def _depth(sample: np.ndarray, partitions: int) -> int:
 def _table(file: Path, columns: tuple[str, ...], depth: int) -> _Shard:
     tokens = read_matrix(file, columns)
     codes = tokens.codes
-    try:
+    with naming(file):
         most = max(largest_tokens(codes))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
     prefixes, often = _unique_rows(np.asarray(codes[:, :depth], np.int64))
     return _Shard(len(codes), codes.shape[1], most, tokens.said(), prefixes, often)
 

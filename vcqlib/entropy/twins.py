@@ -40,15 +40,10 @@ def equal_rows(codes: np.ndarray) -> list[np.ndarray]:
 
 
 def twins(codes: np.ndarray, paths: Sequence[Path]) -> Twins:
-    """Compare the pictures of equal sequences.
+    """Compare the pictures behind equal sequences of integers [N, T].
 
-    Args:
-        codes: integers [N, T].
-        paths: the image files; N may be a multiple of their number (several crops of each, one
-            after the other).
-
-    Raises:
-        ValueError: N is no multiple of the number of files, or a picture is damaged.
+    N may be a multiple of the number of files (several crops of each, one after the other), else it
+    is a ValueError, as a damaged picture is.
     """
     if not paths or len(codes) % len(paths):
         raise ValueError(f"{len(paths):,} images do not go with {len(codes):,} sequences")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..checks import unknown_name
+from ..checks import naming, one_of
 from ..files import read_yaml
 from ..settings import Real, Whole, settings
 from ..theory.schedules import codebook_sizes
@@ -99,11 +99,9 @@ class LabRun:
 def load_lab(path: str | Path) -> Lab:
     """Read and check a lab file; ValueError names the file and the entry."""
     content = read_yaml(path)
-    try:
+    with naming(path):
         lab = Lab(**content)
         list(runs(lab))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
     return lab
 
 
@@ -112,11 +110,9 @@ def runs(lab: Lab) -> Iterator[LabRun]:
     known = set[str]()
     for group in lab.groups:
         for arm in group.arms:
-            if arm not in lab.arms:
-                raise unknown_name("arm", arm, lab.arms)
+            one_of(lab.arms, "arm", arm)
         for n in group.n:
-            if n not in lab.sizes:
-                raise unknown_name("size", n, lab.sizes)
+            one_of(lab.sizes, "size", n)
         for world, n, seeds in product(group.worlds, group.n, group.triples()):
             run = LabRun(group.name, _trial(lab, group, world, n, seeds))
             if run.name in known:

@@ -15,8 +15,7 @@ import torch
 
 from ..files import read_record, write_record
 from ..settings import fold
-from ..study.machine import commit, hardware, versions
-from ..study.records import Comparison, default_results
+from ..study.origin import Comparison, commit, default_results, hardware, versions
 from .measure import run as measured
 from .models import Shape
 from .plan import Lab, LabRun, blocks, runs

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import unknown_name
+from ..checks import one_of
 
 
 class Points(NamedTuple):
@@ -49,8 +49,7 @@ WORLDS = {"pinwheel": World(5, _pinwheel), "checkerboard": World(4, _checkerboar
 
 def world(name: str) -> World:
     """A world by name; ValueError if there is none."""
-    if name not in WORLDS:
-        raise unknown_name("world", name, WORLDS)
+    one_of(WORLDS, "world", name)
     return WORLDS[name]
 
 

@@ -11,23 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import must
+from ..checks import host, must
 
 LARGEST = 1e50  # the sixth power, which the kernel distance takes, still fits in float64
-
-
-def host(x: Any, name: str) -> np.ndarray:
-    """An array, or a torch tensor on any device, as a NumPy array (bf16 as float32)."""
-    if hasattr(x, "detach"):
-        x = x if str(x.layout) == "torch.strided" else x.to_dense()
-        x = x.float() if x.is_floating_point() and x.itemsize < 4 else x
-        return x.numpy(force=True)
-    if np.ma.is_masked(x):
-        raise ValueError(f"{name} has masked entries: leave those rows out, or fill them")
-    try:
-        return np.asarray(x)
-    except ValueError:
-        raise ValueError(f"{name} is no array: its rows differ in length") from None
 
 
 def finite(x: np.ndarray, name: str) -> np.ndarray:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import integer, must
+from ..checks import host, integer, must
 from ..data.npy import read_npz
 from . import checks
-from .checks import host, matrix, pair
+from .checks import matrix, pair
 from .probe import linear_probe as linear_probe
 from .probe import prefix_probe as prefix_probe
 
@@ -52,10 +52,8 @@ class Copies(NamedTuple):
 def moments(features: ArrayLike, name: str = "features") -> Moments:
     """Mean and unbiased covariance of features [N, d], in float64.
 
-    A constant feature is allowed: a Gaussian may be flat in some direction.
-
-    Raises:
-        ValueError: N <= d (the covariance would be singular), or all samples are equal.
+    A constant feature is allowed: a Gaussian may be flat in some direction. ValueError if N <= d
+    (the covariance would be singular), or if all samples are equal.
     """
     x = matrix(features, name)
     count, width = x.shape
@@ -80,9 +78,6 @@ def frechet_from_moments(a: Moments, b: Moments) -> float:
 
     |m_a - m_b|² + tr(A) + tr(B) - 2 tr((A^½ B A^½)^½), by symmetric eigendecompositions: no
     complex square root to cut, and flat directions do no harm.
-
-    Raises:
-        ValueError: moments that no Gaussian has, or unequal widths.
     """
     (mean_a, cov_a), (mean_b, cov_b) = checks.gaussian(*a, "a"), checks.gaussian(*b, "b")
     if len(mean_a) != len(mean_b):
@@ -99,9 +94,6 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
     """Fréchet distance between two sets of features [N, d] and [M, d] (10.48550/arXiv.1706.08500).
 
     N and M may differ; the bias is that of the smaller set. Symmetric; 0 for equal moments.
-
-    Raises:
-        ValueError: as `moments`, or unequal widths.
     """
     return frechet_from_moments(moments(a, "a"), moments(b, "b"))
 
@@ -110,13 +102,9 @@ def real_real_floor(features: ArrayLike, n: int, seed: int = 0) -> float:
     """Fréchet distance between two disjoint random halves of n real images each.
 
     What a perfect generator would score with n samples against n references.
-
-    Raises:
-        ValueError: fewer than 2n images.
     """
     x = matrix(features, "features")
-    n = integer(n, "n", least=1)
-    if 2 * n > len(x):
+    if 2 * integer(n, "n", least=1) > len(x):
         raise ValueError(f"two halves of {n} need {2 * n} images, there are {len(x)}: lower n")
     order = np.random.default_rng(seed).permutation(len(x))
     return frechet_distance(x[order[:n]], x[order[n : 2 * n]])
@@ -152,11 +140,8 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionR
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv.1904.06991).
 
     Precision: the share of samples that lie in some real image's ball, whose radius is the distance
-    to its k-th nearest real neighbour; recall: the same with the roles exchanged. Distances are
-    computed in blocks of 128 MiB.
-
-    Raises:
-        ValueError: unequal counts (the radii depend on the density), or no more than k images.
+    to its k-th nearest real neighbour; recall: the same with the roles exchanged. ValueError for
+    unequal counts, since the radii depend on the density, and for no more than k images.
     """
     x, y = pair(real, fake, "real", "fake")
     if len(x) != len(y):
@@ -259,11 +244,9 @@ def count_copies(
 ) -> Copies:
     """Count samples that are closer to a training image than held-out images are.
 
-    Args:
-        distances: [N] from `nearest_training(samples, training)`.
-        held_out_distances: [M] from `nearest_training(held_out, training)`, real unseen images.
-        quantile: the threshold is this quantile of `held_out_distances`; so a generator that
-            copies nothing has about this fraction, and only what exceeds it is evidence.
+    distances [N] and held_out_distances [M]: from `nearest_training`, of samples and of real unseen
+    images. The threshold is the quantile of the latter; so a generator that copies nothing has
+    about this fraction, and only what exceeds it is evidence.
     """
     d = checks.nonnegative(distances, "distances")
     reference = checks.nonnegative(held_out_distances, "held_out_distances")

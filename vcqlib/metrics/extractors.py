@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import must, unknown_name
+from ..checks import must, one_of
 from ..data.vendored import read_vendored
 from ..files import load_foreign
 from . import checks
@@ -65,15 +65,10 @@ def load_extractor(
     """The extractor called `name` (see the module's list), ready on `device`.
 
     `weights` is read by "inception" only: torch-fidelity's `pt_inception-2015-12-05` file; without
-    it the environment variable VCQ_INCEPTION names the file.
-
-    Raises:
-        ValueError: unknown name, or weights that are not what they should be.
-        FileNotFoundError: a weights file is missing.
-        ImportError: an optional package is missing; the message says how to install it.
+    it the environment variable VCQ_INCEPTION names the file. What is missing, a file or a package,
+    is an error that says how to get it.
     """
-    if name not in _LOADERS:
-        raise unknown_name("extractor", name, _LOADERS)
+    one_of(_LOADERS, "extractor", name)
     if weights is not None and name != "inception":
         raise ValueError(f"extractor {name!r} has its own weights: leave out weights={weights}")
     return _LOADERS[name](device, weights)

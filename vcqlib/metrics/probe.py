@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import must
+from ..checks import host, must
 from . import checks
-from .checks import host, pair
+from .checks import pair
 
 LARGE = 20_000  # training images from which a probe is fitted by gradient descent
 EPOCHS, BATCH, LEAST = 20, 1000, 1000  # of that descent; LEAST: steps, however few the images
@@ -29,10 +29,8 @@ def linear_probe(
 
     Dense features are standardised with the training moments; sparse (one-hot) ones are left as
     they are. L2 penalty with C = 1. Deterministic on a CPU: lbfgs with at most 200 iterations, or
-    above LARGE training images, dense, `gradient_probe` on `device`.
-
-    Raises:
-        ValueError: unequal counts, one class only, or a test class without training images.
+    above LARGE training images, dense, `gradient_probe` on `device`. ValueError for unequal counts,
+    for one class only, or a test class without training images.
     """
     from scipy.sparse import issparse
     from sklearn.exceptions import ConvergenceWarning
@@ -73,10 +71,9 @@ def prefix_probe(
     if codes:
         a, b = checks.codes(a, "train"), checks.codes(b, "test")
     lengths = range(1, a.shape[1] + 1) if lengths is None else lengths
-    if wrong := [m for m in lengths if not 1 <= m <= a.shape[1]]:
-        raise ValueError(f"prefix length {wrong[0]} is not in 1…{a.shape[1]}")
     accuracies = []
     for m in lengths:
+        must(1 <= m <= a.shape[1], "a prefix length", f"in 1…{a.shape[1]}", m)
         u, v = a[:, :m].reshape(len(a), -1), b[:, :m].reshape(len(b), -1)
         probe = gradient_probe if codes and len(u) > LARGE else linear_probe
         if codes and probe is linear_probe:  # a column for each code that training shows
@@ -93,10 +90,8 @@ def gradient_probe(
     """The probe by stochastic gradient descent (Adam, cosine), for sets of any size.
 
     Reads float features [N, d], standardised with the training moments, or integer codes [N, m],
-    one-hot without a column being written out. Batches go to `device` one by one.
-
-    Raises:
-        ValueError: as `linear_probe`.
+    one-hot without a column being written out. Batches go to `device` one by one. Errors as
+    `linear_probe`.
     """
     import torch
     from torch.nn import functional as F

@@ -43,9 +43,6 @@ def two_sample_test(
 
     Half of the sequences train it, a quarter says after which pass to stop, the last quarter is
     judged. The larger set is cut, so that guessing is right half of the time.
-
-    Raises:
-        ValueError: fewer than 40 sequences in a set, or unequal numbers of positions.
     """
     n = min(len(a), len(b))
     if n < 40 or a.shape[1:] != b.shape[1:]:

@@ -67,13 +67,10 @@ def has(name: str, inputs: dict, build: Callable) -> bool:
 def stage(name: str, inputs: dict, build: Callable[[Path], None]) -> Path:
     """Return the folder of a stage, calling `build(folder)` first if it is not there.
 
-    Args:
-        inputs: everything the result depends on, as JSON.
-        build: writes the stage's files into the folder; may find its own unfinished work there.
-            The stage is another one once any code of the library that it can reach has changed.
-
-    Raises:
-        Busy: another process holds the stage, inside `without_waiting()`.
+    inputs: everything the result depends on, as JSON. build: writes the stage's files into the
+    folder; may find its own unfinished work there. The stage is another one once any code of the
+    library that it can reach has changed. Raises Busy inside `without_waiting()` if another process
+    holds it.
     """
     folder = root() / key(name, inputs, build)
     if _intact(folder):

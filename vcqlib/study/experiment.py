@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import ImageSource, open_images, read_images
+from ..data.batches import ImageSource, open_images
 from ..data.code_store import CodeStore, open_codes
 from ..data.image_folder import folder_digest
-from ..data.image_sets import ImageSet, own_files, to_uint8
+from ..data.image_sets import ImageSet, load_images, own_files, to_uint8
 from ..data.vendored import manifest
 from ..models.autoregressive import ARModel
 from ..models.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ def _train_images(
 
 @lru_cache(maxsize=2)
 def _test_images(dataset: str, at_most: int, size: int | None, channels: int | None) -> ImageSet:
-    return read_images(dataset, "test", at_most, size, channels)
+    return load_images(dataset, "test", image_size=size, at_most=at_most, channels=channels)
 
 
 _files = lru_cache(folder_digest)  # a folder of a million images is listed once

@@ -14,7 +14,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..files import load_tensors, read_record, tensors_digest, write_json, write_record
+from ..files import held, load_tensors, read_record, tensors_digest, write_json, write_record
 from ..training import distributed
 from ..training.checkpoints import differences, save_weights
 
@@ -35,34 +35,39 @@ def run_folder(
 ) -> Iterator[Callable[[nn.Module], None] | None]:
     """Write config.json, then yield a function that takes the trained model and writes the rest.
 
-    Yields None if this very run is already finished. A run that fails before its first checkpoint
-    leaves no config.json, so that the folder is free for another try.
-
-    Raises:
-        ValueError: the folder holds another run; the differences are listed.
+    The folder is held meanwhile. Yields None if this very run is already finished. A run that fails
+    before its first checkpoint leaves no config.json, so that the folder is free for another try.
+    ValueError if the folder is in use, or holds another run, whose differences are listed.
     """
     config = json.loads(json.dumps({"kind": network.__name__, **about}))
     first, start = distributed.rank() == 0, time.time()
-    if held := (folder / "config.json").is_file():
-        if wrong := differences(read_record(folder / "config.json"), config):
-            raise ValueError(f"{folder} holds another run ({'; '.join(wrong)}): give another "
-                             "--out, or remove it")  # fmt: skip
-        if (folder / WEIGHTS).is_file():
-            if first:
-                print(f"{folder}: finished already")
-            yield None
-            return
-    distributed.barrier()
-    if first:
-        write_record(folder / "config.json", config)
-
-    def finish(model: nn.Module) -> None:
-        save_weights(folder / WEIGHTS, model)
+    finished = (folder / WEIGHTS).is_file()
+    with held(folder) if first and not finished else nullcontext():
+        distributed.barrier()
+        if known := (folder / "config.json").is_file():
+            if wrong := differences(read_record(folder / "config.json"), config):
+                raise ValueError(f"{folder} holds another run ({'; '.join(wrong)}): give another "
+                                 "--out, or remove it")  # fmt: skip
+            if (folder / WEIGHTS).is_file():
+                if first:
+                    print(f"{folder}: finished already")
+                yield None
+                return
+        distributed.barrier()
         if first:
-            report()
-        distributed.barrier()  # the others read what the first one writes
+            write_record(folder / "config.json", config)
+        try:
+            yield lambda model: _finish(model, folder, device, start)
+        except Exception:
+            if first and not known and not any(folder.glob("step-*.safetensors")):
+                (folder / "config.json").unlink()
+            raise
 
-    def report() -> None:
+
+def _finish(model: nn.Module, folder: Path, device: torch.device, start: float) -> None:
+    """Write the trained weights and how they came about; the checkpoints go."""
+    save_weights(folder / WEIGHTS, model)
+    if distributed.rank() == 0:
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         record = {
             "seconds": round(time.time() - start, 1), "processes": distributed.world(),
@@ -73,21 +78,14 @@ def run_folder(
         write_json(folder / "run.json", record)
         for old in folder.glob("step-*"):  # those set aside as damaged too
             old.unlink()
-
-    try:
-        yield finish
-    except Exception:
-        if first and not held and not any(folder.glob("step-*.safetensors")):
-            (folder / "config.json").unlink()
-        raise
+    distributed.barrier()  # the others read what the first one writes
 
 
 def read_config(folder: Path, network: type[nn.Module]) -> dict[str, Any]:
     """The config.json of a finished run of this kind.
 
-    Raises:
-        FileNotFoundError: no such folder, or the run has not finished.
-        ValueError: it holds another kind of model, or a byte of it has changed.
+    Raises FileNotFoundError if there is none, or it has not finished; ValueError if it holds
+    another kind of model, or a byte of it has changed.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")

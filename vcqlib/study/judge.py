@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..checks import must
 from ..metrics import distances, extractors
 from .configuration import Configuration
 from .experiment import Experiment
@@ -39,17 +40,14 @@ def judge(e: Experiment) -> Judge:
 def check_samples(e: Experiment) -> None:
     """Refuse, before anything is trained, what is too small for the features it is judged by.
 
-    Raises:
-        ValueError: no more samples, training or held-out images than the extractor has features.
-        ImportError: the extractor of this data set is not installed.
+    ValueError if there are no more samples, training or held-out images than features; ImportError
+    if the extractor of this data set is not installed.
     """
     known = judge(e)
     held_out, width = known.test.shape
     counts = {"n_samples": e.c.sampling.n_samples, "n_images": len(known.train),
               "held-out images": held_out}  # fmt: skip
+    least = (f"above {width}, the features of the extractor {known.name!r} by which "
+             f"{e.c.data.dataset} is judged")  # fmt: skip
     for what, count in counts.items():
-        if count <= width:
-            raise ValueError(
-                f"{what} must be above {width}, the features of the extractor {known.name!r} by "
-                f"which {e.c.data.dataset} is judged, got {count}"
-            )
+        must(count > width, what, least, count)

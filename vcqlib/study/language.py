@@ -44,13 +44,9 @@ def text_windows(
 ) -> TextWindows:
     """Tokenise a text (`load_text`) and cut it into windows of `length` tokens; a cached stage.
 
-    Args:
-        kind: as in `text_tokenizer`. For `bpe:V` the tokenizer is trained on this text, and V is
-            raised to the number of different bytes in the text where it is smaller than that.
-        max_chars: read only so many characters from the start of the text.
-
-    Raises:
-        ValueError: as `load_text` and `text_tokenizer`, or the text is shorter than one window.
+    kind: as in `text_tokenizer`. For `bpe:V` the tokenizer is trained on this text, and V is raised
+    to the number of different bytes in the text where it is smaller than that. max_chars: read only
+    so many characters. ValueError if the text is shorter than one window.
     """
     text = load_text(name)[:max_chars]
     content = text.encode("utf-8")
@@ -65,15 +61,12 @@ def text_windows(
         rows = windows(tokens, max(1, len(tokens) // length), length, seed)
         with atomic_path(folder / "rows.npy") as path:
             np.save(path, rows.astype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32))
-        write_json(
-            folder / "text.json",
-            {"vocabulary": tokenizer.vocab_size, "bytes_per_token": len(content) / len(tokens)},
-        )
+        about = {"vocabulary": tokenizer.vocab_size, "bytes_per_token": len(content) / len(tokens)}
+        write_json(folder / "text.json", about)
 
     folder = cache.stage("text", inputs, build)
-    return TextWindows(
-        np.load(folder / "rows.npy", mmap_mode="r"), **read_json(folder / "text.json")
-    )
+    rows = np.load(folder / "rows.npy", mmap_mode="r")
+    return TextWindows(rows, **read_json(folder / "text.json"))
 
 
 def text_shares(

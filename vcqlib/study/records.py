@@ -21,8 +21,8 @@ from ..theory.cliff import cliff_position, cumulative_capacity
 from .configuration import Configuration
 from .experiment import Experiment
 from .instruments import rows
-from .machine import commit, hardware, versions
 from .measures import Stages, measure
+from .origin import Comparison, commit, default_results, hardware, versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,25 +254,6 @@ def provenance(found: list[dict]) -> str:
     return "; ".join(", ".join(sorted(s)) for s in (hardware, torch_versions, commits)) + mark
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A record against its recomputation."""
-
-    rows: tuple[tuple[str, float, float, float], ...]  # name, recorded, now, tolerance
-
-    @property
-    def failed(self) -> list[str]:
-        return [name for name, old, new, tolerance in self.rows
-                if not abs(new - old) <= tolerance * abs(old) + 1e-9]  # fmt: skip
-
-    def __str__(self) -> str:
-        lines = [f"{'':>14} {'recorded':>10} {'now':>10} {'change':>8} {'allowed':>8}"]
-        for name, old, new, tolerance in self.rows:
-            change = (new - old) / old if old else new
-            lines.append(f"{name:>14} {old:>10.4f} {new:>10.4f} {change:>+8.2%} {tolerance:>8.0%}")
-        return "\n".join(lines)
-
-
 def reproduce(path: str | Path) -> Comparison:
     """Recompute a record with the code as it is and compare within the record's tolerance.
 
@@ -297,11 +278,6 @@ def _stages(record: Mapping) -> Stages:
 
 def _experiment(record: Mapping) -> Experiment:
     return Experiment(Configuration.of(record["config"]))
-
-
-def default_results() -> Path:
-    """data/results of the clone."""
-    return Path(__file__).resolve().parents[2] / "data" / "results"
 
 
 def _path(results: Path, run: StudyRun) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checks import must
 from ..data.image_sets import to_uint8, write_sheet
 from ..data.npy import read_npz
-from ..files import atomic_path
+from ..files import atomic_path, existing_path
 from ..models.autoregressive import ARModel
 from ..models.tokenizer import Tokenizer
 from ..progress import bar
@@ -122,16 +122,9 @@ def _join(out: Path, n: int, entries: dict[str, tuple[type, tuple[int, ...]]]) -
 
 
 def read_samples(path: Path) -> Samples:
-    """What `write_samples` wrote, or any .npz in ADM's layout (codes and labels may be absent).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no .npz file, or one without arr_0 uint8 [n, H, W, C].
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+    """What `write_samples` wrote, or any .npz in ADM's layout (codes and labels may be absent)."""
     names, none = ("arr_0", "codes", "arr_1"), np.zeros((0, 0), np.int64)
-    found = read_npz(path, names)
+    found = read_npz(existing_path(path), names)
     images, codes, labels = (found.get(name, none) for name in names)
     good = images.dtype == np.uint8 and images.ndim == 4
     must(good, f"{path}: arr_0", "uint8 [n, H, W, C]", f"{images.dtype} {images.shape}")

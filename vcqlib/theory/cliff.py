@@ -1,7 +1,8 @@
 """The cliff in closed form: position, capacity and expected entropy of ideal codes.
 
 Nothing here looks at data. A code sequence has T positions; position t takes one of K_t values.
-Positions are one-based in prose and zero-based in arrays. Entropies are in bits.
+Positions are one-based in prose and zero-based in arrays. Entropies are in bits. Every function
+raises TypeError for what is no number, ValueError for n < 1, a size < 2 or no sizes at all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from itertools import repeat
 
 import numpy as np
 
-from ..checks import integer
+from ..checks import integer, must, real
+
+LARGEST_N = 1 << 128  # sequences whose expectations are computed: the series below stays in range
 
 
 def _sizes(sizes: Sequence[int]) -> list[int]:
@@ -35,13 +38,10 @@ def cliff_position(n: int, k: int | Sequence[int]) -> int | None:
 
     Returns:
         The number of positions needed, or None if a finite sequence never reaches n.
-
-    Raises:
-        TypeError: n or a size is not an integer.
-        ValueError: n < 1 or a size < 2.
     """
     n = integer(n, "n", 1)
-    steps = repeat(integer(k, "k", 2)) if np.ndim(k) == 0 else iter(_sizes(k))  # type: ignore
+    several = isinstance(k, list | tuple) or np.ndim(k) > 0
+    steps = iter(_sizes(k)) if several else repeat(integer(k, "k", 2))  # type: ignore
     cells, t = 1, 0
     while cells < n:
         size = next(steps, None)
@@ -52,11 +52,7 @@ def cliff_position(n: int, k: int | Sequence[int]) -> int | None:
 
 
 def cumulative_capacity(sizes: Sequence[int]) -> np.ndarray:
-    """C_t = log2 K_1 + … + log2 K_t, float64 [T], bits: the most that t positions can hold.
-
-    Raises:
-        TypeError, ValueError: as `cliff_position`.
-    """
+    """C_t = log2 K_1 + … + log2 K_t, float64 [T], bits: the most that t positions can hold."""
     return np.cumsum([math.log2(size) for size in _sizes(sizes)])
 
 
@@ -65,9 +61,6 @@ def steepest_entropy(n: int, sizes: Sequence[int]) -> np.ndarray:
 
     Its running sum min(C_t, log2 n) is the most that the first t positions of any n sequences can
     hold. A single entry bounds nothing: a code that wastes bits early may have more of them later.
-
-    Raises:
-        TypeError, ValueError: as `cliff_position`.
     """
     n = integer(n, "n", 1)
     return np.diff(np.minimum(cumulative_capacity(sizes), math.log2(n)), prepend=0.0)
@@ -119,11 +112,8 @@ def expected_conditional_entropy(n: int, sizes: Sequence[int]) -> np.ndarray:
     cells, E[Ĥ(X_1:t)] = log2 n − (M_t / n) E[c log2 c] with c ~ Binomial(n, 1/M_t), which equals
     log2 n − E[log2(1 + B)] with B ~ Binomial(n − 1, 1/M_t). The entries are its differences.
     Stable for M_t far above n and n far above M_t.
-
-    Raises:
-        TypeError, ValueError: as `cliff_position`.
     """
-    n = integer(n, "n", 1)
+    n = integer(n, "n", 1, LARGEST_N)
     shared = np.asarray([math.log2(n)] + [_expected_log2_companions(n, m) for m in _cells(sizes)])
     return shared[:-1] - shared[1:]
 
@@ -133,9 +123,9 @@ def spent_after(bits: Sequence[float], epsilon: float = 0.01, within: bool = Fal
 
     within: a place within the position, as if its bits came evenly; else a whole number.
     """
-    if not 0 <= epsilon < 1:
-        raise ValueError(f"epsilon must be at least 0 and below 1, got {epsilon}")
+    must(0 <= real(epsilon, "epsilon") < 1, "epsilon", "at least 0 and below 1", epsilon)
     spent = np.cumsum(bits)
+    must(spent.size and np.isfinite(spent[-1]), "bits", "a curve [T] of finite numbers", bits)
     if spent[-1] <= 0:
         return 0
     if within:
@@ -148,14 +138,7 @@ def expected_distinct_prefixes(n: int, sizes: Sequence[int]) -> np.ndarray:
     """Expected number of different prefixes of length t among n ideal codes, float64 [T].
 
     M (1 − (1 − 1/M)^n) for M = K_1 · … · K_t cells, computed without cancellation.
-
-    Raises:
-        TypeError, ValueError: as `cliff_position`.
     """
-    n = integer(n, "n", 1)
-    return np.asarray(
-        [
-            float(n) if math.isinf(m) else -m * math.expm1(n * math.log1p(-1.0 / m))
-            for m in _cells(sizes)
-        ]
-    )
+    n = integer(n, "n", 1, LARGEST_N)
+    seen = (-m * math.expm1(n * math.log1p(-1 / m)) if m < math.inf else n for m in _cells(sizes))
+    return np.array([*seen], np.float64)

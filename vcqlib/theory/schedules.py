@@ -16,16 +16,16 @@ are this project's choice. u = min(1, (t − 1)/(ramp − 1)) runs from 0 to 1 a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..checks import integer, unknown_name
+from ..checks import integer, must, one_of, real
 
 GROWING = ("uniform", "doubling", "loglinear", "linear", "quadratic", "cosine")
 CONTROLS = ("reversed", "matched", "shuffled")
 LARGEST = 2**32  # up to here a size that went through log2 rounds back to itself
+LONGEST = 2**24  # positions
 
 
 def _round_half_up(x: np.ndarray) -> np.ndarray:
@@ -69,19 +69,15 @@ def codebook_sizes(
         of: the schedule that `reversed`, `matched` and `shuffled` refer to.
         seed: of the order of `shuffled`.
 
-    Raises:
-        TypeError: length, k_max, k_min or ramp is not an integer.
-        ValueError: unknown name, or a value out of range; the message names it.
+    Raises TypeError for what is no number, ValueError for an unknown name or a number out of
+    range; the message names it.
     """
-    length, k_max = integer(length, "length", 1), integer(k_max, "k_max")
-    k_min = integer(k_min, "k_min")
-    if not 2 <= k_min <= k_max <= LARGEST:
-        raise ValueError(f"need 2 <= k_min <= k_max <= 2^32, got k_min={k_min}, k_max={k_max}")
-    ramp = length if ramp is None else integer(ramp, "ramp")
-    if ramp < 1:
-        raise ValueError(f"ramp must be at least 1 or None, got {ramp}")
-    if not 0 < power < math.inf:
-        raise ValueError(f"power must be positive and finite, got {power}")
+    length = integer(length, "length", 1, LONGEST)
+    k_max = integer(k_max, "k_max", 2, LARGEST)
+    k_min = integer(k_min, "k_min", 2)
+    must(k_min <= k_max, "k_min", f"at most k_max = {k_max}", k_min)
+    ramp = length if ramp is None else integer(ramp, "ramp", 1, LARGEST)
+    must(real(power, "power") > 0, "power", "positive", power)
 
     if not isinstance(schedule, str):
         sizes = np.asarray(schedule)
@@ -96,8 +92,7 @@ def codebook_sizes(
         return sizes.astype(np.int64)
     if schedule in GROWING:
         return _growing(schedule, length, k_max, k_min, ramp, float(power)).astype(np.int64)
-    if schedule not in CONTROLS:
-        raise unknown_name("schedule", schedule, GROWING + CONTROLS)
+    one_of(GROWING + CONTROLS, "schedule", schedule)
     if isinstance(of, str) and of in CONTROLS:
         raise ValueError(f"of={of!r}: a control must refer to a growing or explicit schedule")
     reference = codebook_sizes(of, length, k_max, k_min, ramp, power)

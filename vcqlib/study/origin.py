@@ -1,14 +1,17 @@
-"""Where a result was computed: hardware, versions, and the commit of the code."""
+"""Where a result comes from: hardware, versions, commit, folder; and whether it comes out again."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+CLONE = Path(__file__).resolve().parents[2]
 
 
 def hardware(device: torch.device) -> dict:
@@ -42,11 +45,10 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The clone's commit, with a + if vcqlib has uncommitted changes; "unknown" outside one."""
-    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(CLONE), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
@@ -54,3 +56,27 @@ def commit() -> str:
         return git("rev-parse", "HEAD")[:12] + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def default_results() -> Path:
+    """data/results of the clone."""
+    return CLONE / "data" / "results"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A record against its recomputation."""
+
+    rows: tuple[tuple[str, float, float, float], ...]  # name, recorded, now, tolerance
+
+    @property
+    def failed(self) -> list[str]:
+        return [name for name, old, new, tolerance in self.rows
+                if not abs(new - old) <= tolerance * abs(old) + 1e-9]  # fmt: skip
+
+    def __str__(self) -> str:
+        lines = [f"{'':>14} {'recorded':>10} {'now':>10} {'change':>8} {'allowed':>8}"]
+        for name, old, new, tolerance in self.rows:
+            change = (new - old) / old if old else new
+            lines.append(f"{name:>14} {old:>10.4f} {new:>10.4f} {change:>+8.2%} {tolerance:>8.0%}")
+        return "\n".join(lines)
