@@ -174,6 +174,15 @@ def _text(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
+def rounded(value: Any, digits: int) -> Any:
+    """Lists and mappings with every float to so many significant digits: what a record keeps."""
+    if isinstance(value, Mapping):
+        return {k: rounded(v, digits) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v, digits) for v in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def write_record(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object with its format number and the SHA-256 of all the rest.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..files import read_record, write_record
+from ..files import read_record, rounded, write_record
 from ..settings import fold
 from ..study.origin import Comparison, commit, default_results, hardware, versions
 from .measure import run as measured
@@ -91,15 +91,7 @@ def _short(arms: dict[str, dict]) -> dict[str, dict]:
                 if point is arm["curve"][-1] and split != "validation":
                     arm[f"{split}_bits"] = point[split]
                 point[split] = math.fsum(point[split])
-    return _rounded(arms)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    return rounded(arms, 4)
 
 
 def read(path: str | Path) -> dict:

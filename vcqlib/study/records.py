@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.image_sets import write_sheet
-from ..files import read_record, sha256_file, write_record
+from ..files import read_record, rounded, sha256_file, write_record
 from ..settings import flat
 from ..theory.cliff import cliff_position, cumulative_capacity
 from .configuration import Configuration
@@ -27,7 +27,7 @@ from .origin import Comparison, commit, default_results, hardware, versions
 if TYPE_CHECKING:
     import pandas as pd
 
-SHEET = (6, 10)  # rows and columns of the sample sheet
+SHEET = (4, 10)  # rows and columns of the sample sheet
 EDITION = 2  # of what is measured; records of the first one stay readable
 FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
           "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
@@ -69,8 +69,7 @@ def write(results: Path, run: StudyRun, measures: dict) -> Path:
         "edition": EDITION, "study": run.study, "group": run.group, "arm": run.arm,
         "seed": e.c.seed, "config": e.c.to_dict(), "sizes": list(e.sizes),
         "fingerprint": e.fingerprint, "sweeps": run.sweeps, "stages": run.stages,
-        "measures": measures,
-        "tokenizer_curve": e.tokenizer_curve,
+        "measures": rounded(measures, 6), "tokenizer_curve": rounded(e.tokenizer_curve, 4),
         "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)}, "tolerance": TOLERANCE,
         "seconds": {k: read_record(v / "done.json")["seconds"] for k, v in folders.items()},
         "hardware": hardware(e.device), "versions": versions(), "commit": commit(),
