@@ -43,7 +43,7 @@ def test_chapter_01_with_other_n_k_and_schedule(
     assert int(run.glue["t_schedule"]) == cliff_position(n_images, sizes)
     assert run.glue["total_schedule"] == pytest.approx(cumulative_capacity(sizes)[-1])
     shown = (f"{n_images:,}", schedule, f"{math.log2(n_images):.2f}")
-    expect_in_text(run, "fig-schedules", *shown)
+    assert [value for value in shown if value not in run.prose] == []
 
 
 def test_chapter_02_on_the_users_own_codes(tmp_path: Path) -> None:
@@ -65,8 +65,7 @@ def test_chapter_04_with_other_k_seed_and_data_set(tmp_path: Path) -> None:
     sizes = codebook_sizes("quadratic", 6, 32)
     assert int(run.glue["t_uniform"]) == cliff_position(300, 32)
     assert int(run.glue["t_variable"]) == cliff_position(300, sizes)
-    caption = next(c for c in run.captions.values() if "cumulative capacity" in c)
-    assert f"{math.log2(300):.2f}" in caption and "quadratic" in caption and "N = 300" in caption
+    assert "for quadratic" in run.prose and "300 images" in run.prose
 
 
 def test_chapter_05_on_the_users_own_folder(tmp_path: Path) -> None:
