@@ -124,6 +124,9 @@ def test_advice_follows_the_verdicts(pattern):
     assert "codebook: no (behind" in findings.advice(worse)[0]
     assert "no difference" in findings.advice(even)[0]
     assert "it depends" in findings.advice(findings.together(better, worse))[0]
+    few = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s, seeds=2))
+    assert few["verdict"].tolist() == [scorecard.DIRECTION]
+    assert findings.advice(few) == ["Too few seeds to advise anything."]
     size_first = findings.together(better, even.assign(control="matched"))
     assert "size first" in findings.advice(size_first)[-1]
     grows = findings.together(better, better.assign(control="matched"))

@@ -199,6 +199,9 @@ def advice(rows: pd.DataFrame) -> list[str]:
     """What follows for a user, in one to three sentences, from the verdicts alone."""
     side = {scorecard.REPRODUCED: "ahead", scorecard.DIRECTION: "ahead",
             scorecard.CONTRADICTED: "behind"}  # fmt: skip
+    rows = rows[rows["low"].notna()]  # fewer than three seeds advise nothing
+    if rows.empty:
+        return ["Too few seeds to advise anything."]
     c6, c9 = (rows[(rows["control"] == CONTROLS[0]) == first] for first in (True, False))
     places = {which: [regime(r) for _, r in c6.iterrows() if side.get(r["verdict"]) == which]
               for which in ("ahead", "behind")}  # fmt: skip
