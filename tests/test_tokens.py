@@ -244,5 +244,5 @@ def test_other_refusals(tmp_path, matrix):
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):
             read_tokens(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="absent.npy: no such file"):
+    with pytest.raises(FileNotFoundError, match="absent.npy does not exist"):
         read_tokens(tmp_path / "absent.npy")

@@ -209,7 +209,9 @@ def windows(tokens: np.ndarray, n: int, length: int, seed: int = 0) -> np.ndarra
     tokens = int64(np.asarray(tokens), "tokens")
     must(tokens.ndim == 1, "tokens", "integers [N]", tokens.shape)
     available = len(tokens) // length
-    there = f"at most {available}, the windows of {length} in {len(tokens)} tokens"
-    must(n <= available, "n", there, n)
+    if n > available:
+        raise ValueError(
+            f"n={n} windows of {length} tokens asked for, {len(tokens)} tokens hold {available}"
+        )
     chosen = np.random.default_rng(seed).permutation(available)[:n]
     return tokens[: available * length].reshape(available, length)[chosen]  # [n, length]
