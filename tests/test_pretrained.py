@@ -11,22 +11,30 @@ import vcqlib
 from vcqlib.cli.app import main
 from vcqlib.data import vendored
 from vcqlib.data.image_sets import load_images, to_float
-from vcqlib.study.pretrained import PRETRAINED, SCALE, load_pretrained, stored_tensors, unpack
+from vcqlib.study.pretrained import (
+    SCALE,
+    load_pretrained,
+    pretrained_names,
+    stored_tensors,
+    unpack,
+)
 from vcqlib.study.samples import draw, read_samples
 from vcqlib.training.inference import reconstruction_error
 
 FOLDER = vendored.data_root() / "models"
 
 
-@pytest.fixture(scope="module", params=PRETRAINED)
+@pytest.fixture(scope="module", params=pretrained_names())
 def given(request):
     return load_pretrained(request.param)
 
 
 def test_the_folder_holds_these_models_and_no_other():
-    assert {path.name.partition(".")[0] for path in FOLDER.glob("*.xz")} == {*PRETRAINED}
+    names = pretrained_names()
+    assert {path.name.partition(".")[0] for path in FOLDER.glob("*.xz")} == {*names}
+    assert {"uniform", "loglinear", "matched"} <= {*names}  # those that the book's page offers
     listed = {name for name in vendored.manifest() if name.startswith("models/")}
-    files = (f"models/{name}.{end}" for name in PRETRAINED for end in ("json", "safetensors.xz"))
+    files = (f"models/{name}.{end}" for name in names for end in ("json", "safetensors.xz"))
     assert listed == {*files}
     assert sum((FOLDER.parent / name).stat().st_size for name in listed) <= 3.0e6
 
@@ -54,7 +62,7 @@ def test_rounding_changed_little(given):
     m = given.card["measures"]
     for name, most in (("reconstruction MSE, held out", 1.03), ("bits per image, held out", 1.01)):
         assert m[name]["stored"] <= most * m[name]["trained"], name
-    assert m["codes that are others, held out"]["stored"] < 0.06
+    assert m["codes that are others, held out"]["stored"] < 0.12
 
 
 def test_it_draws_codes_within_their_sizes_and_pictures_of_the_class(given):

@@ -44,12 +44,12 @@ from vcqlib.study.instruments import rows  # noqa: E402
 from vcqlib.study.judge import judge  # noqa: E402
 from vcqlib.study.machine import commit, hardware, versions  # noqa: E402
 from vcqlib.study.plan import load_study  # noqa: E402
-from vcqlib.study.pretrained import PRETRAINED, SCALE, load_pretrained  # noqa: E402
+from vcqlib.study.pretrained import SCALE, load_pretrained  # noqa: E402
 from vcqlib.study.samples import draw  # noqa: E402
 from vcqlib.training.inference import both_bits, decode, reconstruction_error  # noqa: E402
 
 STUDY = HERE.parents[1] / "book" / "studies" / "fashion.yaml"
-GROUPS = {"doubling": "more-arms"}  # the others: main
+GROUPS = {"uniform": "main", "loglinear": "main", "matched": "main", "doubling": "more-arms"}
 STEPS = 2.25  # rounding steps in a row's root mean square: what fits the size of the clone
 TABLE = 8.0  # the same for the codes' embedding, whose error no later column makes good
 EXAMPLES, POSITIONS = 2000, 20_000  # behind the roundings of a layer
@@ -226,11 +226,13 @@ def number(value: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PRETRAINED))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(GROUPS))
     parser.add_argument("--group", help="another group of the study, for a trial")
     options = parser.parse_args()
-    for name in options.names or PRETRAINED:
-        make(name, options.group or GROUPS.get(name, "main"))
+    if unknown := set(options.names) - GROUPS.keys():
+        parser.error(f"no such arm: {min(unknown)} (known: {', '.join(GROUPS)})")
+    for name in options.names or GROUPS:
+        make(name, options.group or GROUPS[name])
 
 
 if __name__ == "__main__":

@@ -16,11 +16,10 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ..checks import unknown_name
-from ..data.vendored import read_vendored
+from ..data.vendored import PACKAGED, data_root, manifest, read_vendored
 from ..models.autoregressive import ARConfig, ARModel
 from ..models.tokenizer import Tokenizer, TokenizerConfig
 
-PRETRAINED = ("doubling", "loglinear", "matched", "uniform")
 SCALE = ".scale"  # behind the name of a tensor of int8: what its rows are multiplied with
 
 
@@ -33,10 +32,17 @@ class Pretrained:
     card: dict[str, Any]  # data, recipe, seed, measures, SHA-256, licence
 
 
+def pretrained_names() -> list[str]:
+    """The models that are there, in a clone or in an installed package."""
+    listed = {*manifest(data_root()), *manifest(PACKAGED)}
+    cards = (name.removeprefix("models/") for name in listed if name.startswith("models/"))
+    return sorted(name.removesuffix(".json") for name in cards if name.endswith(".json"))
+
+
 def read_card(name: str) -> dict[str, Any]:
     """What is known of a pretrained model, shapes included; raises as `load_pretrained`."""
-    if name not in PRETRAINED:
-        raise unknown_name("pretrained model", name, PRETRAINED)
+    if name not in (known := pretrained_names()):
+        raise unknown_name("pretrained model", name, known)
     return json.loads(read_vendored(f"models/{name}.json"))
 
 
