@@ -63,7 +63,7 @@ def unpack(stored: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def load_pretrained(name: str, device: str | torch.device = "cpu") -> Pretrained:
-    """A small model of Fashion-MNIST: "uniform", "loglinear", "matched" or "doubling".
+    """A small model of Fashion-MNIST: "uniform", "loglinear" or "matched".
 
     `.ar.generate(labels)` draws codes int64 [B, T], `.tokenizer.decode(codes)` makes images
     [B, 1, 28, 28] in [-1, 1] of them. Nothing is downloaded.
