@@ -42,7 +42,7 @@ from vcqlib.models.tokenizer import Tokenizer  # noqa: E402
 from vcqlib.study.experiment import Experiment  # noqa: E402
 from vcqlib.study.instruments import rows  # noqa: E402
 from vcqlib.study.judge import judge  # noqa: E402
-from vcqlib.study.machine import commit, hardware, versions  # noqa: E402
+from vcqlib.study.origin import commit, hardware, versions  # noqa: E402
 from vcqlib.study.plan import load_study  # noqa: E402
 from vcqlib.study.pretrained import SCALE, load_pretrained  # noqa: E402
 from vcqlib.study.samples import draw  # noqa: E402

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from ..checks import unknown_name
+from ..checks import one_of
 from ..data.vendored import PACKAGED, data_root, manifest, read_vendored
 from ..models.autoregressive import ARConfig, ARModel
 from ..models.tokenizer import Tokenizer, TokenizerConfig
@@ -41,8 +41,7 @@ def pretrained_names() -> list[str]:
 
 def read_card(name: str) -> dict[str, Any]:
     """What is known of a pretrained model, shapes included; raises as `load_pretrained`."""
-    if name not in (known := pretrained_names()):
-        raise unknown_name("pretrained model", name, known)
+    one_of(pretrained_names(), "pretrained model", name)
     return json.loads(read_vendored(f"models/{name}.json"))
 
 
