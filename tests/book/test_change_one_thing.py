@@ -74,7 +74,9 @@ def test_the_lines_that_draw_emoji_draw_them_in_colour(
     assert drawn.images.shape == (64, 3, 32, 32)
     assert (drawn.images[:, 0] != drawn.images[:, 1]).any()
     assert (tmp_path / "runs" / "emoji.png").is_file()
+    assert main(["diagnose", "runs/emoji-codes"]) == 0
     train = load_images("emoji", "train")
+    assert f"{len(load_images('emoji', 'test'))} held-out ones" in EMOJI
     assert f"{len(train):,} emoji" in EMOJI and f"{len(train.classes)} classes" in EMOJI
 
 
