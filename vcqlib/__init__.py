@@ -27,6 +27,7 @@ _HOME = {
     "ARConfig": "models.autoregressive",
     "Configuration": "study.configuration",
     "Experiment": "study.experiment",
+    "load_pretrained": "study.pretrained",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

@@ -20,6 +20,7 @@ import nbformat
 from runner.chapters import INJECTED, PARAMETERS, Book, Chapter, Refused
 from runner.profiles import Profile
 from runner.yourself import box
+from vcqlib.chapters import page_model
 
 STATISTICS = "<!-- run statistics -->"  # where appendix_environment.md gets its tables
 
@@ -89,6 +90,10 @@ def stage(
         shutil.copy(bibliography, folder)
     shutil.copy(book.folder / "_toc.yml", folder)
     ready = {chapter.name: chapter for chapter in values}
+    if "draw" in ready:  # its notebook has made them; they are too large for the page itself
+        for name in page_model.DRAWN:
+            place = folder / "_assets" / page_model.file_name(name)
+            place.write_text(page_model.script(name), encoding="utf-8")
     for name, page in book.pages().items():
         if name in ready:
             chapter = ready[name]

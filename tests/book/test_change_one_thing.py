@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,13 @@ from runner.chapters import Book
 from throwaway import ROOT
 from vcqlib import cliff_position, codebook_sizes, cumulative_capacity
 from vcqlib.chapters.parameters import check
+from vcqlib.cli.app import main
+from vcqlib.data.image_sets import load_images
+from vcqlib.study.samples import read_samples
 
 BOOK = Book(ROOT / "book")
 PAGE = (BOOK.folder / "change_one_thing.md").read_text("utf-8")
+EMOJI = (BOOK.folder / "draw_emoji.md").read_text("utf-8")
 BLOCKS = re.findall(r"```sh\n(make .+)\n(\S+papermill .+)\n```", PAGE)
 
 
@@ -54,6 +59,25 @@ def test_what_is_arithmetic_is_right() -> None:
     late = [codebook_sizes("loglinear", 16, 256, power=power) for power in (1.0, 2.0)]
     assert [cliff_position(3000, sizes) for sizes in late] == [6, 8]
     assert [round(cumulative_capacity(sizes)[-1]) for sizes in late] == [72, 54]
+
+
+def test_the_lines_that_draw_emoji_draw_them_in_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = re.search(r"```sh\n(.+?)```", EMOJI, re.DOTALL)[1].splitlines()
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        program, *words = shlex.split(re.sub(r"steps \d+", "steps 2", line))
+        assert program == ".venv/bin/vcq"
+        assert main(words) == 0, line
+    drawn = read_samples(tmp_path / "runs" / "emoji.npz")
+    assert drawn.images.shape == (64, 3, 32, 32)
+    assert (drawn.images[:, 0] != drawn.images[:, 1]).any()
+    assert (tmp_path / "runs" / "emoji.png").is_file()
+    assert main(["diagnose", "runs/emoji-codes"]) == 0
+    train = load_images("emoji", "train")
+    assert f"{len(load_images('emoji', 'test'))} held-out ones" in EMOJI
+    assert f"{len(train):,} emoji" in EMOJI and f"{len(train.classes)} classes" in EMOJI
 
 
 @pytest.mark.parametrize("chapter", BOOK.chapters(), ids=lambda chapter: chapter.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from tyro.conf import Positional, arg
 
-from ..checks import integer
+from ..checks import integer, must
 from ..files import write_json
 from .options import ConfigFile, configured, options
 from .training import Device, fewer, load_decoder
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 SamplingOptions = options("sampling", "seed", "device")
 
 
+AR_FOLDER, TOKENIZER_FOLDER = Path("runs/ar"), Path("runs/tokenizer")
+
+
 def sample(
-    ar_folder: Path = Path("runs/ar"),
-    tokenizer_folder: Path = Path("runs/tokenizer"),
+    ar_folder: Path = AR_FOLDER,
+    tokenizer_folder: Path = TOKENIZER_FOLDER,
+    pretrained: str | None = None,
     out: Path = Path("runs/samples.npz"),
     first: int = 0,
     batch: int = 64,
@@ -36,12 +40,15 @@ def sample(
     Args:
         ar_folder: folder of the AR model's run.
         tokenizer_folder: folder of the run of the tokenizer that wrote its codes.
+        pretrained: in place of both, a model of Fashion-MNIST that comes with vcqlib: uniform,
+            loglinear or matched.
         out: file.npz: arr_0 uint8 [n, H, W, C], arr_1 labels, codes; and file.png.
         first: number of the first one.
         batch: pictures drawn at once.
     """
     from ..models.autoregressive import ARModel
     from ..study.folder import load_model, read_config
+    from ..study.pretrained import load_pretrained, read_card
     from ..study.samples import write_samples
     from ..training.distributed import processes, rank
     from ..training.run import memory_advice
@@ -49,17 +56,27 @@ def sample(
     c = configured(settings)
     integer(batch, "--batch", 1)
     integer(first, "--first", 0)
-    info = read_config(ar_folder, ARModel)["codes"]
+    if pretrained is not None:
+        own = (ar_folder, tokenizer_folder) == (AR_FOLDER, TOKENIZER_FOLDER)
+        must(own, "--pretrained", "alone, without folders of models", repr(pretrained))
+        info, asked = read_card(pretrained)["codes"], {"pretrained": pretrained}
+    else:
+        info = read_config(ar_folder, ARModel)["codes"]
+        asked = {"ar": str(ar_folder), "tokenizer": str(tokenizer_folder)}
     how = {f.name: getattr(c.sampling, f.name) for f in fields(c.sampling)}
     n = how.pop("n_samples")
     with processes(c.device) as place, memory_advice(fewer(batch)):
-        decoder = load_decoder(tokenizer_folder, info, place)
-        model = load_model(ar_folder, ARModel, place)
+        if pretrained is not None:
+            given = load_pretrained(pretrained, place)
+            decoder, model = given.tokenizer, given.ar
+        else:
+            decoder = load_decoder(tokenizer_folder, info, place)
+            model = load_model(ar_folder, ARModel, place)
         how |= {"seed": c.seed, "flipped": info["reversed"]}
         write_samples(out, model, decoder, n, first, batch, **how)
         if rank() == 0:
-            asked = {"ar": str(ar_folder), "tokenizer": str(tokenizer_folder), "n": n, **how}
-            write_json(out.with_suffix(".json"), asked | {"first": first, "codes": info})
+            asked |= {"n": n, **how, "first": first, "codes": info}
+            write_json(out.with_suffix(".json"), asked)
             print(f"{out}: {n:,} samples; {out.with_suffix('.png')}: the first of them")
 
 
