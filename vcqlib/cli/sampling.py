@@ -26,6 +26,7 @@ def sample(
     out: Path = Path("runs/samples.npz"),
     first: int = 0,
     batch: int = 64,
+    compile: bool = False,
     settings: Annotated[SamplingOptions, arg(name="")] = SamplingOptions(),  # noqa: B008
     config: ConfigFile = None,
 ) -> None:
@@ -39,6 +40,7 @@ def sample(
         out: file.npz: arr_0 uint8 [n, H, W, C], arr_1 labels, codes; and file.png.
         first: number of the first one.
         batch: pictures drawn at once.
+        compile: compile the work of a position; pays for itself after some hundred pictures.
     """
     from ..models.autoregressive import ARModel
     from ..study.folder import load_model, read_config
@@ -49,14 +51,16 @@ def sample(
     c = configured(settings)
     integer(batch, "--batch", 1)
     integer(first, "--first", 0)
-    info = read_config(ar_folder, ARModel)["codes"]
+    trained = read_config(ar_folder, ARModel)
+    info, precision = trained["codes"], trained["configuration"].get("ar_precision", "auto")
     how = {f.name: getattr(c.sampling, f.name) for f in fields(c.sampling)}
     n = how.pop("n_samples")
     with processes(c.device) as place, memory_advice(fewer(batch)):
         decoder = load_decoder(tokenizer_folder, info, place)
         model = load_model(ar_folder, ARModel, place)
         how |= {"seed": c.seed, "flipped": info["reversed"]}
-        write_samples(out, model, decoder, n, first, batch, **how)
+        write_samples(out, model, decoder, n, first, batch, precision=precision,
+                      compiled=compile, **how)  # fmt: skip
         if rank() == 0:
             asked = {"ar": str(ar_folder), "tokenizer": str(tokenizer_folder), "n": n, **how}
             write_json(out.with_suffix(".json"), asked | {"first": first, "codes": info})

@@ -32,8 +32,9 @@ from ..training import autoregressive as ar_training
 from ..training import distributed
 from ..training import tokenizer as tokenizer_training
 from ..training.checkpoints import save_weights
-from ..training.inference import both_bits, encode_batch, position_bits
+from ..training.inference import both_bits, changed_codes, encode_batch, position_bits
 from ..training.losses import Backbone
+from ..training.recipe import halves
 from ..training.run import own_randomness
 from .configuration import Configuration
 from .folder import load_model, run_folder
@@ -116,6 +117,9 @@ def encode(
     pixels, labels = pixels_of(images), torch.as_tensor(images.labels)
     info = {**info, "model": model.config.to_dict(), "reversed": c.flipped,
             "classes": list(images.classes), "crop": getattr(images, "crop", "centre")}  # fmt: skip
+    if halves("auto", device.type):
+        first = next(stream(pixels, [Part(0, torch.arange(min(64, len(images))))]))
+        info["changed_by_bf16"] = changed_codes(model, first.to(device))  # share of the codes
     mine = distributed.share(len(images))
     joined = len(mine) == len(images)
     place = folder if joined else _part(folder, distributed.rank())
@@ -207,7 +211,8 @@ def train_ar(
     shape = ARConfig(
         codes.sizes, codes.info["model"]["num_codes"], len(codes.info["classes"]),
         dropout=c.ar.dropout, label_dropout=c.ar.label_dropout,
-        restricted_head=c.ar.restricted_head, **autoregressive.PRESETS[c.ar.ar],
+        restricted_head=c.ar.restricted_head, attention_dropout=c.ar.attention_dropout,
+        **autoregressive.PRESETS[c.ar.ar],
     )  # fmt: skip
     recipe = c.recipe("ar")
     about = {"configuration": c.ar_identity(), "model": shape.to_dict(), "codes": codes.info}

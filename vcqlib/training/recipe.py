@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator
+
+from ..checks import integer
 from ..settings import Flag, Real, Whole, flat, fold, setting, settings
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+
+def halves(precision: Precision, device: str) -> bool:
+    """Whether products are made in bf16 on this kind of device ("cuda", "cpu")."""
+    return precision == "bf16" or (precision == "auto" and device == "cuda")
+
+
+def _parts(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        return integer(value, "it", 1)
+    except (TypeError, ValueError):
+        raise ValueError("should be at least 1, or auto") from None
+
+
+Parts = Annotated[int | Literal["auto"], BeforeValidator(_parts)]
 
 
 @settings
@@ -40,11 +60,13 @@ class Recipe:
     betas: tuple[Real, Real] = setting((0.9, 0.99), "AdamW's two decay rates")
     weight_decay: Real = setting(0.0, "AdamW's", ge=0)
     clip: Real = setting(1.0, "largest norm of the gradient", gt=0)
-    accumulate: Whole = setting(1, "parts of a batch, one after the other", ge=1)
+    accumulate: Parts = setting(1, "parts of a batch, one after the other; auto: as memory asks")
     ema: Real = setting(0.0, "decay of the weights' average, which is then kept; 0: none",
                         ge=0, lt=1)  # fmt: skip
     precision: Precision = setting("auto", "auto: bf16 on a GPU, fp32 on a CPU")
     compile: Flag = setting(False, "torch.compile; needs a C++ compiler", habit=True)
+    recompute: Flag = setting(False, "keep less for the backward pass and compute it again: less "
+                              "memory, a third more time", habit=True)  # fmt: skip
     shard: Flag = setting(False, "FSDP2 instead of DDP, with several processes", habit=True)
     checkpoint_minutes: Real = setting(2.0, "minutes between checkpoints", ge=0, habit=True)
     keep: Whole = setting(2, "checkpoints kept", ge=1, habit=True)
