@@ -60,8 +60,10 @@ def test_a_forward_makes_few_calls():
     assert sum(calls.values()) <= 80
 
 
-@pytest.mark.parametrize("options", [{}, {"balance": True}, {"ema": 0.9}, {"distance": "euclidean"}],
-                         ids=str)  # fmt: skip
+OPTIONS = ({}, {"balance": True}, {"ema": 0.9}, {"distance": "euclidean"})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_quantizer_compiles_without_a_break_and_gives_equal_codes(options):
     torch._dynamo.reset()
     sizes = (2, 3, 9, 30)

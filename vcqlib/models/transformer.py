@@ -64,7 +64,7 @@ def attend(
     seen: bool [T], the keys that count; default all of them (up to each query's own, if causal).
 
     Short sequences on a CPU are written out: PyTorch's own takes 1 to 2 times as long to train in
-    fp32, 2 to 10 times in bf16, and 25 times under `training.run.fast_products` at T = 16.
+    fp32, 2 to 10 times in bf16, and 25 times under `training.processor.fast_products` at T = 16.
     """
     if seen is not None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen.expand(1, 1, 1, -1))

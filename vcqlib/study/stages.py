@@ -10,7 +10,7 @@ other. Under torchrun the work of every stage is shared between the processes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,16 @@ def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
     return tuple(sorted({int(round(s)) for s in grid}))
 
 
+def ar_config(c: Configuration, sizes: Sequence[int], vocabulary: int, classes: int) -> ARConfig:
+    """The AR model's shape, for codes of these sizes and images of so many classes."""
+    a = c.ar
+    return ARConfig(
+        tuple(sizes), vocabulary, classes, dropout=a.dropout, label_dropout=a.label_dropout,
+        restricted_head=a.restricted_head, attention_dropout=a.attention_dropout,
+        **autoregressive.PRESETS[a.ar],
+    )  # fmt: skip
+
+
 def train_ar(
     c: Configuration,
     codes: CodeStore,
@@ -208,12 +218,8 @@ def train_ar(
             training codes; without them no snapshots are kept.
         draw: model → uint8 images [n, C, H, W], a sheet of which is written on the way.
     """
-    shape = ARConfig(
-        codes.sizes, codes.info["model"]["num_codes"], len(codes.info["classes"]),
-        dropout=c.ar.dropout, label_dropout=c.ar.label_dropout,
-        restricted_head=c.ar.restricted_head, attention_dropout=c.ar.attention_dropout,
-        **autoregressive.PRESETS[c.ar.ar],
-    )  # fmt: skip
+    info = codes.info
+    shape = ar_config(c, codes.sizes, info["model"]["num_codes"], len(info["classes"]))
     recipe = c.recipe("ar")
     about = {"configuration": c.ar_identity(), "model": shape.to_dict(), "codes": codes.info}
     measured = (codes, held_out) if held_out is not None else ()
