@@ -19,6 +19,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batches, Order
+from ..data.batches import Batches, ImageSource
 from ..data.image_sets import write_sheet
+from ..data.readers import Readers
 from ..files import held
 from ..models.guards import evaluating
 from ..models.transformer import Block
@@ -153,9 +155,12 @@ class Run:
             torch.manual_seed(self.recipe.seed * 1_000_003 + step + (distributed.rank() << 40))
             yield step
 
-    def batches(self, n: int, order: Order | None = None) -> Batches:
-        """This process's parts of every batch of n rows that is left."""
-        r = self.recipe
+    def batches(self, n: int, images: ImageSource | None = None, workers: int = 0) -> Batches:
+        """This process's parts of every batch of n rows that is left; in the order of a source."""
+        r, order = self.recipe, None
+        if images is not None:
+            readers = Readers(min(n, r.batch), self.accumulate, self.processes, max(1, workers))
+            order = partial(images.order, readers=readers)
         return Batches(
             n, r.batch, r.seed, self.step, r.steps, self.accumulate, distributed.rank(),
             self.processes, order,

@@ -66,8 +66,9 @@ def train_tokenizer(
         return lambda: _loss(hollow, judge, x, hollow.decoder.out.weight)[0]
 
     with Run("tokenizer", model, r, folder, about, criterion.critic, trial) as run:
-        order = None if isinstance(images, Tensor) else images.order
-        batches = stream(images, run.batches(len(images), order), r.seed, workers)
+        source = None if isinstance(images, Tensor) else images
+        parts = run.batches(len(images), source, workers)
+        batches = stream(images, parts, r.seed, workers)
         for _ in run.steps():
             for pictures in run.parts(batches):
                 x = to_float(pictures.to(device))
