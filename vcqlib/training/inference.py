@@ -33,9 +33,10 @@ def _at_once(entries: int, each: int, at_most: int) -> int:
 
 @contextmanager
 def measuring(model: nn.Module, precision: Precision = "auto") -> Iterator[None]:
-    """Eval mode, in bf16 on a GPU, as in training; the search for codes stays in fp32."""
+    """Eval mode, in bf16 on a GPU or where it is on already; the search for codes stays in fp32."""
     kind = next(model.parameters()).device.type
-    with evaluating(model), torch.autocast(kind, torch.bfloat16, enabled=halves(precision, kind)):
+    half = halves(precision, kind) or (precision == "auto" and torch.is_autocast_enabled(kind))
+    with evaluating(model), torch.autocast(kind, torch.bfloat16, enabled=half):
         yield
 
 

@@ -63,7 +63,7 @@ def train_tokenizer(
     def trial(n: int) -> Callable[[], Tensor]:
         hollow, judge = memory.hollow(model), memory.hollow(criterion)
         x = torch.zeros(n, c.channels, c.image_size, c.image_size)
-        return lambda: _loss(hollow, judge, x, hollow.decoder.out.weight)[0]
+        return lambda: _loss(hollow, judge, x, hollow)[0]
 
     with Run("tokenizer", model, r, folder, about, criterion.critic, trial) as run:
         source = None if isinstance(images, Tensor) else images
@@ -73,7 +73,7 @@ def train_tokenizer(
             for pictures in run.parts(batches):
                 x = to_float(pictures.to(device))
                 with run.autocast():
-                    loss, terms = _loss(run.network, criterion, x, model.decoder.out.weight)
+                    loss, terms = _loss(run.network, criterion, x, model)
                 run.backward(loss, **terms)
             run.update()
             if run.due(r.log_every):
@@ -94,9 +94,10 @@ def train_tokenizer(
 
 
 def _loss(
-    network: nn.Module, criterion: ImageLosses, x: Tensor, last: Tensor
+    network: nn.Module, criterion: ImageLosses, x: Tensor, model: Tokenizer
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of images [B, C, H, W], and its terms for the log."""
     output = network(x)
-    loss = criterion(output.images, x, last)
+    # sharded, the weight is another tensor before the network has run
+    loss = criterion(output.images, x, model.decoder.out.weight)
     return loss.total + output.loss, {"quantizer": output.loss, **loss.terms}
