@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..extras import missing
+from ..extras import needed
 from ..files import atomic_path
 
 
@@ -34,10 +34,8 @@ class Log:
                 raise ValueError("tensorboard is missing: pip install tensorboard") from None
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         if folder and wandb:
-            try:
+            with needed():
                 import wandb as service
-            except ModuleNotFoundError as error:
-                raise missing(error) from None
             self.online = service.init(project="vcqlib", dir=str(folder), id=folder.name,
                                        config=settings, resume="allow")  # fmt: skip
         if self.path and self.path.exists():  # without steps that are done again, or half a line
