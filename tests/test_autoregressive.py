@@ -7,14 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vcqlib.models.autoregressive import (
-    PRESETS,
-    ARConfig,
-    ARModel,
-    draw,
-    filter_logits,
-    guidance_scales,
-)
+from vcqlib.models.autoregressive import PRESETS, ARConfig, ARModel
+from vcqlib.models.sampler import draw, filter_logits, guidance_scales
 
 SIZES = (2, 3, 5, 8, 8)
 

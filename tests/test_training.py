@@ -319,14 +319,14 @@ def test_evaluations_happen_at_the_named_steps_and_do_not_disturb():
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
         ({"lr": float("inf")}, "lr must be a finite number, got inf"),
-        ({"clip": -1.0}, "clip must be above 0, got -1.0"),
+        ({"clip": -1.0}, "clip must be at least 0, got -1.0"),
         ({"final_lr": 2.0}, "final_lr must be at most 1, got 2.0"),
         ({"betas": (0.9, 1.5)}, "betas must be in .0, 1., got 1.5"),
         ({"warmup": -1}, "warmup must be at least 0, got -1"),
         ({"validate_every": -1}, "validate_every must be at least 0, got -1"),
         ({"ema": 1.0}, "ema must be below 1, got 1.0"),
         ({"precision": "fp8"}, "precision must be 'auto', 'bf16' or 'fp32', got 'fp8'"),
-        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, or auto, got 0"),
     ],
 )
 def test_bad_recipes_are_named(changes, message):
@@ -547,7 +547,11 @@ def test_tensorboard_is_given_what_the_log_holds(tmp_path, monkeypatch):
     train_ar(ar(), codes(), labels, recipe, tmp_path, held_out=(codes(), labels))
     line = json.loads((tmp_path / "log.jsonl").read_text())
     bits = [(f"held_out_bits/{t}", b, 2) for t, b in enumerate(line["held_out_bits"], start=1)]
-    assert seen == [(str(tmp_path / "tensorboard"), 1), ("bits", line["bits"], 2), *bits, "closed"]
+    assert seen[:-5] == [(str(tmp_path / "tensorboard"), 1), ("bits", line["bits"], 2), *bits]
+    machine = {tag: value for tag, value, _ in seen[-5:-1]}
+    assert machine.keys() == {"lr", "gradient_norm", "images_per_second", "memory_gb"}
+    assert machine["lr"] == recipe.lr_at(1) and 0 < machine["gradient_norm"] < float("inf")
+    assert seen[-1] == "closed" and line.keys() == {"step", "bits", "held_out_bits"}
 
 
 def test_tensorboard_without_its_package_is_one_clear_line(tmp_path, monkeypatch):

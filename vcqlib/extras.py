@@ -19,6 +19,7 @@ EXTRAS = {
     "tiktoken": "text",
     "tokenizers": "text",
     "torch_fidelity": "metrics",
+    "wandb": "wandb",
 }
 
 

@@ -30,6 +30,7 @@ def sample(
     out: Path = Path("runs/samples.npz"),
     first: int = 0,
     batch: int = 64,
+    compile: bool = False,
     settings: Annotated[SamplingOptions, arg(name="")] = SamplingOptions(),  # noqa: B008
     config: ConfigFile = None,
 ) -> None:
@@ -45,6 +46,7 @@ def sample(
         out: file.npz: arr_0 uint8 [n, H, W, C], arr_1 labels, codes; and file.png.
         first: number of the first one.
         batch: pictures drawn at once.
+        compile: compile the work of a position; pays for itself after some hundred pictures.
     """
     from ..models.autoregressive import ARModel
     from ..study.folder import load_model, read_config
@@ -60,8 +62,10 @@ def sample(
         own = (ar_folder, tokenizer_folder) == (AR_FOLDER, TOKENIZER_FOLDER)
         must(own, "--pretrained", "alone, without folders of models", repr(pretrained))
         info, asked = read_card(pretrained)["codes"], {"pretrained": pretrained}
+        precision = "auto"
     else:
-        info = read_config(ar_folder, ARModel)["codes"]
+        trained = read_config(ar_folder, ARModel)
+        info, precision = trained["codes"], trained["configuration"].get("ar_precision", "auto")
         asked = {"ar": str(ar_folder), "tokenizer": str(tokenizer_folder)}
     how = {f.name: getattr(c.sampling, f.name) for f in fields(c.sampling)}
     n = how.pop("n_samples")
@@ -73,7 +77,8 @@ def sample(
             decoder = load_decoder(tokenizer_folder, info, place)
             model = load_model(ar_folder, ARModel, place)
         how |= {"seed": c.seed, "flipped": info["reversed"]}
-        write_samples(out, model, decoder, n, first, batch, **how)
+        write_samples(out, model, decoder, n, first, batch, precision=precision,
+                      compiled=compile, **how)  # fmt: skip
         if rank() == 0:
             asked |= {"n": n, **how, "first": first, "codes": info}
             write_json(out.with_suffix(".json"), asked)

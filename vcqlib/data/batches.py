@@ -2,7 +2,8 @@
 
 An order is epochs of a seeded shuffle, in batches, shared and cut. What a loader yields depends
 only on the rows and the seed, never on the number of workers, so a resumed run goes on with the
-very pictures it would have seen.
+very pictures it would have seen. The order of a set that lies in groups depends on its readers, too
+(`readers.py`): with as many of them it is the same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from .image_sets import (
     open_files,
     parse_name,
 )
-from .pictures import fit, one_of_ten, random_crop, to_pixels
+from .pictures import fit, random_crop, ten_crops, to_pixels
+from .readers import Readers
 
 Crop = Literal["centre", "random", "ten"]
 Order = Callable[[int, int], Tensor]  # seed, epoch → int64 [N], a permutation
@@ -126,8 +128,15 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def order(self, seed: int, epoch: int) -> Tensor:
-        """The order of an epoch, int64 [N]: whatever the files make cheap, shuffled by the seed."""
+    def order(self, seed: int, epoch: int, readers: Readers | None = None) -> Tensor:
+        """The order of an epoch, int64 [N]: whatever the files make cheap, shuffled by the seed.
+
+        readers: if several read files that lie in groups, each is dealt groups of its own.
+        """
+        several = readers is not None and readers.processes * readers.workers > 1
+        if several and hasattr(self.files, "groups") and self.crop != "ten":
+            groups = self.files.groups
+            return readers.dealt(groups if self._rows is None else groups[self._rows], seed, epoch)
         in_turn = getattr(self.files, "order", None)  # Parquet files are read by row groups
         order = in_turn(seed, epoch) if in_turn else shuffled(len(self.files.labels), seed, epoch)
         if self._rows is not None:  # the files' order, less the images that were not chosen
@@ -141,18 +150,24 @@ class ImageSource:
 
     def read(self, rows: Iterable[int], seed: tuple[int, ...] = ()) -> Tensor:
         """uint8 [b, C, H, W] of the rows; a random crop depends on seed and row only."""
-        return torch.from_numpy(np.stack([self._one(int(i), seed) for i in rows]))
+        ten, made = lru_cache(maxsize=1)(self._ten), []  # an image is decoded once for its crops
+        for row in map(int, rows):
+            made.append(ten(row // 10)[row % 10] if self.crop == "ten" else self._one(row, seed))
+        return torch.from_numpy(np.stack(made))
+
+    def _open(self, i: int) -> Image.Image:
+        return self.files.open(i if self._rows is None else int(self._rows[i]))
 
     def _one(self, i: int, seed: tuple[int, ...]) -> np.ndarray:
-        i, place = divmod(i, 10) if self.crop == "ten" else (i, None)
-        image = self.files.open(i if self._rows is None else int(self._rows[i]))
+        image = self._open(i)
         if self.crop == "random":
             image = random_crop(image, self.size, np.random.default_rng((*seed, i)))
-        elif place is not None:
-            image = one_of_ten(image, self.size, place)
         else:
             image = fit(image, self.size)
         return to_pixels(image, self.channels)
+
+    def _ten(self, i: int) -> list[np.ndarray]:
+        return [to_pixels(crop, self.channels) for crop in ten_crops(self._open(i), self.size)]
 
 
 class _Reading(Dataset):

@@ -28,9 +28,9 @@ from torch import Tensor
 from ..progress import say
 from . import image_folder as folders
 from .pictures import open_image
+from .readers import WINDOW
 from .token_parquet import index_columns, is_class, is_text, readable
 
-WINDOW = 16  # row groups that are shuffled together, and held in memory
 KINDS = {  # the type that `datasets` gives such a column, and its usual names
     "image": ("Image", ("image", "img", "picture", "jpg", "png")),
     "label": ("ClassLabel", ("label", "labels", "class", "category", "target", "cls")),
@@ -52,7 +52,7 @@ class ParquetFiles:
     or that there is but one. Class names of integers are read from the features, too.
 
     An epoch shuffles the row groups, and the rows within `WINDOW` neighbouring groups, so that a
-    group is read once by each worker and not once for every image.
+    group is read once and not once for every image; several readers have groups of their own.
     """
 
     def __init__(self, place: str | Path, split: str) -> None:
@@ -111,6 +111,11 @@ class ParquetFiles:
         paths = sorted({Path(path) for path, *_ in groups})
         count = sum(rows for *_, rows in groups)
         return folders.channels_of(modes(), count, lambda: folders.files_digest(paths, self._root))
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """Which row group each image lies in, int64 [N]."""
+        return np.repeat(np.arange(len(self._groups)), [rows for *_, rows in self._groups])
 
     def _place(self, i: int) -> tuple[str, int, int]:
         """File, row group and row of image i."""

@@ -109,13 +109,13 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Imag
     return square.transpose(mirror) if rng.random() < 0.5 else square
 
 
-def one_of_ten(image: Image.Image, size: int, place: int) -> Image.Image:
-    """Corners and centre at 1.1 times the size (places 0 to 4), the same mirrored (5 to 9)."""
+def ten_crops(image: Image.Image, size: int) -> list[Image.Image]:
+    """Corners and centre at 1.1 times the size (0 to 4), the same mirrored (5 to 9)."""
     wide = _short_side(image, round(1.1 * size))
     w, h = (side - size for side in wide.size)
-    left, top = ((0, 0), (w, 0), (0, h), (w, h), (w // 2, h // 2))[place % 5]
-    square = wide.crop((left, top, left + size, top + size))
-    return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if place >= 5 else square
+    places = ((0, 0), (w, 0), (0, h), (w, h), (w // 2, h // 2))
+    found = [wide.crop((left, top, left + size, top + size)) for left, top in places]
+    return found + [square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for square in found]
 
 
 def _short_side(image: Image.Image, size: int) -> Image.Image:

@@ -25,9 +25,9 @@ from .guards import (
     evaluating,
     integers,
 )  # fmt: skip
-from .sampler import draw, filter_logits, guidance_scales, uniform
+from .sampler import guidance_scales, sample, uniform
 from .search import runs
-from .transformer import Block, Cache, Dropout, Linear, project, rotary_table
+from .transformer import Block, Cache, Dropout, Linear, rotary_table
 
 
 @settings
@@ -46,6 +46,7 @@ class ARConfig(ModelConfig):
     dropout: Share = 0.1
     label_dropout: Share = 0.1
     restricted_head: Flag = False
+    attention_dropout: Share | None = None  # as `dropout`
 
     def __post_init__(self) -> None:
         largest = max(self.codebook_sizes)
@@ -111,7 +112,7 @@ class ARModel(nn.Module):
         self.code_embedding = nn.Embedding(c.vocabulary, c.width)
         self.dropout = Dropout(c.dropout)
         self.blocks = nn.ModuleList(
-            Block(c.width, c.heads, hidden, c.dropout) for _ in range(c.layers)
+            Block(c.width, c.heads, hidden, c.dropout, c.attention_dropout) for _ in range(c.layers)
         )
         self.norm = nn.RMSNorm(c.width)
         self.head = Linear(c.width, c.vocabulary)
@@ -185,7 +186,11 @@ class ARModel(nn.Module):
         With a restricted head over the first K_t codes, the only columns that are computed. In
         training mode a share `label_dropout` of the labels is replaced by `null_label`.
         """
-        codes, labels = self._read(codes, labels)
+        return self._loss(*self._read(codes, labels), generator)
+
+    def _loss(
+        self, codes: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         if self.training and self.config.label_dropout:
             chance = torch.rand(labels.shape, generator=generator, device=labels.device)
             labels = labels.masked_fill(chance < self.config.label_dropout, self.null_label)
@@ -236,8 +241,11 @@ class ARModel(nn.Module):
         guidance_power: float = 1.75,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         prefix: Codes | None = None,
+        compiled: bool = False,
     ) -> Tensor:
         """Sample codes int64 [B, T] for labels [B], integers, with a preallocated KV cache.
+
+        On a GPU the host only starts the work of each position and never waits for its outcome.
 
         Order: guidance, temperature, mask beyond K_t, top-k, top-p, draw.
 
@@ -248,6 +256,7 @@ class ARModel(nn.Module):
             generator: one for the batch, or one for each row: then a row's sample does not depend
                 on the other rows (up to rounding in the logits).
             prefix: integers [B, m], codes to keep; the rest is sampled.
+            compiled: compile the work of a position, once for all of them.
 
         Raises:
             ValueError: a setting, label or code out of range; guidance by a model that never
@@ -272,8 +281,10 @@ class ARModel(nn.Module):
         check_codes(prefix, c.codebook_sizes)
         scales = guidance_scales(cfg_scale, c.length, guidance, guidance_power)
         chances = uniform(len(labels), c.length, generator, labels.device)
+        how = (temperature, top_k, top_p)
+        fixed = compiled or labels.device.type != "cpu"
         with evaluating(self):
-            codes, sane = self._sample(labels, scales, temperature, top_k, top_p, chances, prefix)
+            codes, sane = sample(self, labels, scales, how, chances, prefix, fixed, compiled)
         if not sane.all():
             t = int((~sane).nonzero()[0])
             raise ValueError(
@@ -281,34 +292,3 @@ class ARModel(nn.Module):
                 f"cfg_scale {cfg_scale} is too large or temperature {temperature} too small"
             )
         return codes
-
-    def _sample(
-        self, labels: Tensor, scales: Sequence[float], temperature: float, top_k: int,
-        top_p: float, chances: Tensor, prefix: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Codes int64 [B, T], and whether the logits of each position were finite, bool [T]."""
-        c, kept, guided = self.config, prefix.shape[1], any(scale != 1 for scale in scales)
-        codes = F.pad(prefix, (0, c.length - kept))
-        sane = torch.ones(c.length, dtype=torch.bool, device=labels.device)
-        if guided:
-            labels = torch.cat([labels, torch.full_like(labels, self.null_label)])
-        x = self.class_embedding(labels)[:, None]
-        seen = prefix.repeat(2 if guided else 1, 1)[:, : c.length - 1]
-        x = torch.cat([x, self.code_embedding(seen)], dim=1)  # [B or 2B, 1 + kept, width]
-        shape = (len(labels), c.heads, c.length, c.width // c.heads)
-        caches = [Cache(shape, x) for _ in self.blocks]
-        for t in range(kept, c.length):
-            x = self._trunk(x, 0 if t == kept else t, caches)[:, -1]
-            # the first K_t logits only: the others would be masked
-            logits = project(x, self.head.weight[: c.codebook_sizes[t]]).float()
-            if guided:
-                conditional, free = logits.chunk(2)
-                logits = free + scales[t] * (conditional - free)
-            logits = logits / temperature if temperature else logits
-            sane[t] = logits.isfinite().all()
-            if temperature == 0:
-                codes[:, t] = logits.argmax(-1)
-            else:
-                codes[:, t] = draw(filter_logits(logits, top_k, top_p), chances[:, t])
-            x = self.code_embedding(codes[:, t].repeat(2 if guided else 1))[:, None]
-        return codes, sane

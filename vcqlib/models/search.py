@@ -7,12 +7,14 @@ chunk by chunk. Nothing here knows of training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 BLOCK = 2**20  # entries of one block of the score matrix (4 MiB in fp32: it stays in the cache)
+GPU_BLOCK = 2**26  # the same on a GPU, where each block costs launches (256 MiB)
 SHORT = 2**16  # entries of a score matrix for which one argmax costs less than several calls
 CHUNK = 128  # columns whose largest score is found at once; argmax alone is ten times slower
 
@@ -36,6 +38,65 @@ def nearest(z: Tensor, rows: Tensor, sizes: Sequence[int], unit: bool) -> Tensor
         sizes: K_1..K_T.
         unit: rows are of length 1, so that the largest product is the nearest.
     """
+    if torch.compiler.is_compiling():  # one call, which no compiler looks into
+        return torch.ops.vcqlib.nearest(z, rows, list(sizes), unit)
+    search = _by_runs if z.device.type == "cpu" else _by_groups
+    return search(z, rows, sizes, unit)
+
+
+@torch.library.custom_op("vcqlib::nearest", mutates_args=())
+def _opaque(z: Tensor, rows: Tensor, sizes: Sequence[int], unit: bool) -> Tensor:
+    with full_precision(z.device):
+        return nearest(z, rows, sizes, unit)
+
+
+@_opaque.register_fake
+def _(z: Tensor, rows: Tensor, sizes: Sequence[int], unit: bool) -> Tensor:
+    return z.new_empty(z.shape[:2], dtype=torch.int64)
+
+
+def groups(sizes: Sequence[int]) -> list[list[int]]:
+    """Positions whose K_t lie between the same powers of two, sorted by K_t: 14 groups at most
+    for K_max = 16384, and less than twice the work of Σ K_t."""
+    found: dict[int, list[int]] = {}
+    for t in sorted(range(len(sizes)), key=lambda t: sizes[t]):
+        found.setdefault((sizes[t] - 1).bit_length(), []).append(t)
+    return list(found.values())
+
+
+@lru_cache(maxsize=16)  # made anew, each of these would have the host wait for the device
+def _plan(sizes: tuple[int, ...], device: torch.device) -> list[tuple]:
+    """Of each group: its positions, its smallest and its largest K_t, and what lies beyond K_t."""
+    found = []
+    for positions in groups(sizes):
+        first, least, most = positions[0], sizes[positions[0]], sizes[positions[-1]]
+        where: slice | Tensor = slice(first, first + len(positions))
+        if positions != list(range(first, first + len(positions))):
+            where = torch.tensor(positions, device=device)
+        limits = torch.tensor([sizes[t] for t in positions], device=device)[:, None]
+        beyond = torch.arange(least, most, device=device) >= limits  # [positions, most − least]
+        found.append((where, len(positions), least, most, beyond))
+    return found
+
+
+def _by_groups(z: Tensor, rows: Tensor, sizes: Sequence[int], unit: bool) -> Tensor:
+    """A few large products: a group of positions shares one, and what is beyond K_t is masked."""
+    codes = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
+    for where, count, least, most, beyond in _plan(tuple(sizes), z.device):
+        table, bias = rows[:most].T, None if unit else -0.5 * rows[:most].square().sum(-1)
+        step = max(1, GPU_BLOCK // (count * most))
+        for start in range(0, len(z), step):
+            part = z[start : start + step, where].reshape(-1, z.shape[-1])
+            scores = part @ table if bias is None else torch.addmm(bias, part, table)
+            scores = scores.view(-1, count, most)
+            if least < most:
+                scores[..., least:].masked_fill_(beyond, -torch.inf)
+            codes[start : start + step, where] = scores.argmax(-1)
+    return codes
+
+
+def _by_runs(z: Tensor, rows: Tensor, sizes: Sequence[int], unit: bool) -> Tensor:
+    """Neighbouring positions of one K_t together, in blocks that stay in the cache."""
     codes = torch.empty(z.shape[:2], dtype=torch.int64, device=z.device)
     widest = max(sizes) + CHUNK
     scores = z.new_empty(max(widest, min(BLOCK, codes.numel() * widest)))
@@ -79,9 +140,18 @@ def _largest(part: Tensor, table: Tensor, bias: Tensor | None, scores: Tensor) -
     return torch.cat(found) if len(found) > 1 else found[0]
 
 
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """No autocast, and no TF32 where a training script allows it: equal codes on every device.
+
+    In compiled code only the search, which is compiled by nobody, does without TF32.
+    """
+    if torch.compiler.is_compiling():
+        return torch.autocast(device.type, enabled=False)
+    return _ieee(device)
+
+
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast, and no TF32 where a training script allows it: equal codes on every device."""
+def _ieee(device: torch.device) -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
     try:

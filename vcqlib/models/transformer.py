@@ -5,9 +5,16 @@ RMSNorm, rotary positions, QK-norm and GEGLU, no biases, as in LlamaGen and its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache as once
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+WRITTEN_OUT = 256  # positions up to which attention on a CPU is written out
 
 
 def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> Tensor:
@@ -49,13 +56,19 @@ class Dropout(nn.Dropout):
         return dropped(x, self.p) if self.training else x
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float = 0.0, seen: Tensor | None = None
+) -> Tensor:
     """Softmax attention of q on k and v [B, heads, T, head_dim], in the shape of q.
 
+    seen: bool [T], the keys that count; default all of them (up to each query's own, if causal).
+
     Short sequences on a CPU are written out: PyTorch's own takes 1 to 2 times as long to train in
-    fp32, 2 to 10 times in bf16, and 25 times under `training.run.fast_products` at T = 16.
+    fp32, 2 to 10 times in bf16, and 25 times under `training.processor.fast_products` at T = 16.
     """
-    if q.device.type != "cpu" or q.shape != k.shape or k.shape[2] > 256:
+    if seen is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen.expand(1, 1, 1, -1))
+    if q.device.type != "cpu" or q.shape != k.shape or k.shape[2] > WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
     length, width = q.shape[-2:]
     ahead = q.new_full((length, length), -torch.inf if causal else 0.0).triu(1)
@@ -96,12 +109,19 @@ class Linear(nn.Linear):
         return project(x, self.weight)
 
 
+class Here(NamedTuple):
+    """The position that is worked on, told by tensors: every one of them is the same work."""
+
+    position: Tensor  # int64 [1]
+    seen: Tensor  # bool [T], True up to it
+
+
 class Cache:
     """Keys and values of the positions seen so far, preallocated for the whole sequence."""
 
-    def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
-        self.keys = like.new_empty(shape)  # [B, heads, T, head_dim]
-        self.values = like.new_empty(shape)
+    def __init__(self, shape: tuple[int, int, int, int], like: Tensor, empty: bool = True) -> None:
+        fresh = like.new_empty if empty else like.new_zeros  # what `seen` leaves out is multiplied
+        self.keys, self.values = fresh(shape), fresh(shape)  # [B, heads, T, head_dim]
         self.length = 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +131,15 @@ class Cache:
         self.values[:, :, self.length : end] = v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def put(self, k: Tensor, v: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v [B, heads, 1, head_dim] at a position, int64 [1]; return all T of them.
+
+        No number of the host goes in, so that one compiled step serves all positions.
+        """
+        self.keys.index_copy_(2, position, k)
+        self.values.index_copy_(2, position, v)
+        return self.keys, self.values
 
 
 class Attention(nn.Module):
@@ -127,21 +156,24 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(width // heads)
 
     def forward(
-        self, x: Tensor, table: Tensor, causal: bool = False, cache: Cache | None = None
-    ) -> Tensor:
+        self, x: Tensor, table: Tensor, causal: bool = False, cache: Cache | None = None,
+        here: Here | None = None,
+    ) -> Tensor:  # fmt: skip
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, T, head_dim] each
         q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
         q, k = q.to(v.dtype), k.to(v.dtype)
-        if cache is not None:
+        if here is not None:
+            k, v = cache.put(k, v, here.position)
+        elif cache is not None:
             # a single new position may see all earlier ones: no mask is needed
             if cache.length and q.shape[2] > 1:
                 raise ValueError(f"a filled cache takes one position at a time, got {q.shape[2]}")
             causal = causal and q.shape[2] > 1
             k, v = cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0
-        y = attend(q, k, v, causal, dropout)
+        y = attend(q, k, v, causal, dropout, here.seen if here else None)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -159,18 +191,45 @@ class GEGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block: attention, then feed-forward, each added to x [B, T, width]."""
+    """Pre-norm Transformer block: attention, then feed-forward, each added to x [B, T, width].
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+    attention_dropout: of the attention's weights; default as `dropout`.
+    """
+
+    recompute = False  # keep x alone for the backward pass, and compute the rest once more
+    compiled = False  # one compiled function for all blocks of a kind
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, dropout: float = 0.0,
+        attention_dropout: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.attention_norm = nn.RMSNorm(width)
-        self.attention = Attention(width, heads, dropout)
+        dropped = dropout if attention_dropout is None else attention_dropout
+        self.attention = Attention(width, heads, dropped)
         self.mlp_norm = nn.RMSNorm(width)
         self.mlp = GEGLU(width, hidden)
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, table: Tensor, causal: bool = False, cache: Cache | None = None
-    ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), table, causal, cache))
+        self, x: Tensor, table: Tensor, causal: bool = False, cache: Cache | None = None,
+        here: Here | None = None,
+    ) -> Tensor:  # fmt: skip
+        compute = _compiled() if self.compiled and cache is None else Block._compute
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(compute, self, x, table, causal, use_reentrant=False)
+        return compute(self, x, table, causal, cache, here)
+
+    def _compute(
+        self, x: Tensor, table: Tensor, causal: bool, cache: Cache | None = None,
+        here: Here | None = None,
+    ) -> Tensor:  # fmt: skip
+        attended = self.attention(self.attention_norm(x), table, causal, cache, here)
+        x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+@once
+def _compiled() -> Callable[..., Tensor]:
+    """A block's work, compiled when first called: hooks of DDP and FSDP stay outside of it."""
+    return torch.compile(Block._compute)

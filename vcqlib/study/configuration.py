@@ -118,6 +118,8 @@ class ARShape:
         "tiny", "size: nano, tiny, small, B, L or XL"
     )
     dropout: Real = setting(0.1, "share of activations dropped in training", ge=0, lt=1)
+    attention_dropout: Real | None = setting(None, "the same of attention; None: as dropout",
+                                             ge=0, lt=1)  # fmt: skip
     label_dropout: Real = setting(0.1, "share of labels dropped, which guidance needs", ge=0, lt=1)
     restricted_head: Flag = setting(False, "position t computes and learns its first K_t codes")
     ar_snapshots: Whole = setting(6, "steps at which the model is measured and kept", ge=0)

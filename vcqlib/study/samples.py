@@ -23,7 +23,8 @@ from ..models.autoregressive import ARModel
 from ..models.tokenizer import Tokenizer
 from ..progress import bar
 from ..training import distributed
-from ..training.inference import decode
+from ..training.inference import decode, in_precision
+from ..training.recipe import Precision
 
 SHEET = 64  # samples shown in the picture
 
@@ -66,13 +67,15 @@ def write_samples(
     first: int = 0,
     batch: int = 1000,
     seed: int = 0,
+    precision: Precision = "auto",
     **more: Any,
 ) -> Path:
     """Write samples first … first + n − 1 to `out` (.npz), with a sheet of the first beside it.
 
     Images go to the disk as they come. Each process draws its share; the first one joins them.
-    `more` goes to `draw`.
+    `more` goes to `draw`. By `precision` the weights are cast once, on a GPU to bf16.
     """
+    model = in_precision(model, precision)
     c, share = decoder.config, distributed.share(n)
     shape = (c.image_size, c.image_size, c.channels)
     entries = {"arr_0": (np.uint8, shape), "arr_1": (np.int64, ()),

@@ -10,7 +10,7 @@ other. Under torchrun the work of every stage is shared between the processes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from ..training import autoregressive as ar_training
 from ..training import distributed
 from ..training import tokenizer as tokenizer_training
 from ..training.checkpoints import save_weights
-from ..training.inference import both_bits, encode_batch, position_bits
+from ..training.inference import both_bits, changed_codes, encode_batch, position_bits
 from ..training.losses import Backbone
+from ..training.recipe import halves
 from ..training.run import own_randomness
 from .configuration import Configuration
 from .folder import load_model, run_folder
@@ -116,6 +117,9 @@ def encode(
     pixels, labels = pixels_of(images), torch.as_tensor(images.labels)
     info = {**info, "model": model.config.to_dict(), "reversed": c.flipped,
             "classes": list(images.classes), "crop": getattr(images, "crop", "centre")}  # fmt: skip
+    if halves("auto", device.type):
+        first = next(stream(pixels, [Part(0, torch.arange(min(64, len(images))))]))
+        info["changed_by_bf16"] = changed_codes(model, first.to(device))  # share of the codes
     mine = distributed.share(len(images))
     joined = len(mine) == len(images)
     place = folder if joined else _part(folder, distributed.rank())
@@ -189,6 +193,16 @@ def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
     return tuple(sorted({int(round(s)) for s in grid}))
 
 
+def ar_config(c: Configuration, sizes: Sequence[int], vocabulary: int, classes: int) -> ARConfig:
+    """The AR model's shape, for codes of these sizes and images of so many classes."""
+    a = c.ar
+    return ARConfig(
+        tuple(sizes), vocabulary, classes, dropout=a.dropout, label_dropout=a.label_dropout,
+        restricted_head=a.restricted_head, attention_dropout=a.attention_dropout,
+        **autoregressive.PRESETS[a.ar],
+    )  # fmt: skip
+
+
 def train_ar(
     c: Configuration,
     codes: CodeStore,
@@ -204,11 +218,8 @@ def train_ar(
             training codes; without them no snapshots are kept.
         draw: model → uint8 images [n, C, H, W], a sheet of which is written on the way.
     """
-    shape = ARConfig(
-        codes.sizes, codes.info["model"]["num_codes"], len(codes.info["classes"]),
-        dropout=c.ar.dropout, label_dropout=c.ar.label_dropout,
-        restricted_head=c.ar.restricted_head, **autoregressive.PRESETS[c.ar.ar],
-    )  # fmt: skip
+    info = codes.info
+    shape = ar_config(c, codes.sizes, info["model"]["num_codes"], len(info["classes"]))
     recipe = c.recipe("ar")
     about = {"configuration": c.ar_identity(), "model": shape.to_dict(), "codes": codes.info}
     measured = (codes, held_out) if held_out is not None else ()

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..data.code_store import take
 from ..models.autoregressive import ARModel
 from ..models.guards import Codes, integers
+from . import memory
 from .inference import check_rows, position_bits
 from .recipe import Recipe
 from .run import Run
@@ -51,7 +53,12 @@ def train_ar(
     labels = integers(labels, "labels", device).to(device)
     check_rows(model, codes, labels)
     about = {"ar": model.config.to_dict(), "images": len(codes), "origin": origin}
-    with Run("AR model", model, r, folder, about) as run:
+
+    def trial(n: int) -> Callable[[], Tensor]:
+        hollow, rows = memory.hollow(model), torch.zeros(n, model.config.length, dtype=torch.int64)
+        return lambda: hollow._loss(rows, rows[:, 0])
+
+    with Run("AR model", model, r, folder, about, trial=trial) as run:
         parts = iter(run.batches(len(codes)))
         for step in run.steps():
             for _, rows in run.parts(parts):
@@ -66,10 +73,10 @@ def train_ar(
                 with run.evaluation(), run.autocast():
                     run.note(held_out_bits=position_bits(model, *held_out).tolist())
             if draw is not None and run.due(r.sample_every):
-                with run.evaluation():
+                with run.evaluation(), run.autocast():
                     run.picture(draw(model))
             if step + 1 in evaluate_at and evaluate is not None:
-                with run.evaluation():
+                with run.evaluation(), run.autocast():
                     evaluate(model, step + 1)
             run.finish()
     return model

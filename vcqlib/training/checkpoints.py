@@ -1,7 +1,8 @@
 """Checkpoints from which a run continues exactly: whole or absent, and never of another run.
 
-A checkpoint is one safetensors file: the tensors of every part (model, optimiser, average, …), and
-in its header the step, a format version and the configuration that it belongs to.
+A checkpoint is one safetensors file for each process that wrote it: the tensors of every part
+(model, optimiser, average, …), and in the header the step, a format version and the configuration
+that it belongs to. Any number of processes continues what any other number wrote.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..files import load_tensors, save_tensors
 from . import distributed
 
 FORMAT = 2
+SPREAD = ("accumulate", "tokenizer_accumulate", "ar_accumulate")  # may change on another machine
 
 
 class Checkpoints:
@@ -48,18 +50,50 @@ class Checkpoints:
         self.every, self.saved, self.stop = minutes * 60, time.monotonic(), False
 
     def save(self, step: int) -> None:
-        """Write step-NNNNNNNN.safetensors. Every process has to call it; the first one writes."""
-        tensors = {}
+        """Write step-NNNNNNNN.safetensors. Every process has to call it.
+
+        Of several processes each writes its share, so that a large one is stored in a fraction of
+        the time; the first one's file is named last, and only with it the checkpoint exists.
+        """
+        tensors, loads, rank = {}, [0] * distributed.world(), distributed.rank()
         for name, part in self.parts.items():
             for key, value in _flat(part).items():
-                tensors[f"{name}.{key}"] = distributed.whole(value).contiguous()
-        if distributed.rank() == 0:
-            header = {"step": str(step), "configuration": json.dumps(self.configuration)}
-            save_tensors(self.folder / f"step-{step:08d}.safetensors", tensors, header, FORMAT)
+                writer = loads.index(min(loads))
+                loads[writer] += value.numel() * value.element_size()
+                full = distributed.whole(value)
+                if writer == rank:
+                    tensors[f"{name}.{key}"] = full.contiguous()
+        header = {"step": str(step), "configuration": json.dumps(self.configuration),
+                  "parts": str(len(loads))}  # fmt: skip
+        if len(loads) == 1:
+            save_tensors(self._path(step), tensors, header, FORMAT)
+        else:
+            save_tensors(self._path(step, rank), tensors, header, FORMAT)
+            distributed.barrier()
+            if rank == 0:
+                self._path(step, 0).replace(self._path(step))
+        if rank == 0:
             for old in self._found()[: -self.keep]:
                 if not old.is_dir():
                     old.unlink()
+                for part in self.folder.glob(f"{old.stem}.part*.safetensors"):
+                    part.unlink()
         self.saved, self.last = time.monotonic(), step
+
+    def _path(self, step: int, part: int | None = None) -> Path:
+        share = "" if part is None else f".part{part}"
+        return self.folder / f"step-{step:08d}{share}.safetensors"
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and header of a checkpoint, from all its files."""
+        tensors, header = load_tensors(path, version=None)
+        for part in range(1, int(header.get("parts", 1))):
+            place = path.with_name(f"{path.stem}.part{part}.safetensors")
+            more, beside = load_tensors(place, version=None)
+            if beside != header:
+                raise ValueError(f"{place.name} is of another checkpoint")
+            tensors |= more
+        return tensors, header
 
     def _found(self) -> list[Path]:
         """The checkpoints in the folder, by step."""
@@ -82,7 +116,7 @@ class Checkpoints:
         step, damaged = 0, []
         for path in reversed(self._found()):
             try:
-                tensors, header = load_tensors(path, version=None)
+                tensors, header = self._read(path)
             except (ValueError, OSError) as error:
                 damaged.append((path, error))
                 continue
@@ -140,7 +174,7 @@ def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
     """Where two JSON values differ: "recipe.lr 0.1 there, 0.2 here"."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         found = []
-        for key in sorted(theirs.keys() | ours.keys()):
+        for key in sorted((theirs.keys() | ours.keys()) - set(SPREAD)):
             inner = f"{name}.{key}" if name else key
             found += differences(theirs.get(key), ours.get(key), inner)
         return found

@@ -65,12 +65,14 @@ def equal(module: nn.Module) -> nn.Module:
     return module
 
 
-def wrap(network: nn.Module, shard: bool = False) -> nn.Module:
+def wrap(network: nn.Module, shard: bool = False, bf16: bool = False) -> nn.Module:
     """The network whose forward and backward work across processes; alone, the network itself.
 
     All processes start with the first one's weights.
 
     shard: FSDP2, in place: one unit a Transformer block and one for the rest.
+    bf16: of sharded blocks, weights are gathered in bf16 and gradients added in fp32. The rest, and
+        what is passed from block to block, stays in fp32.
     """
     if world() == 1:
         return network
@@ -81,14 +83,20 @@ def wrap(network: nn.Module, shard: bool = False) -> nn.Module:
     if not shard:
         places = [device.index] if device.type == "cuda" else None
         # buffers are equal everywhere (batch statistics) or counted anew after training (usage)
-        return nn.parallel.DistributedDataParallel(network, places, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(
+            network, places, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (world(),))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32 if bf16 else None,
+        cast_forward_inputs=False,
+    )  # fmt: skip
     for module in list(network.modules()):
         if isinstance(module, Block):
-            fully_shard(module, mesh=mesh)
+            fully_shard(module, mesh=mesh, mp_policy=policy)
     return fully_shard(network, mesh=mesh)
 
 
@@ -162,6 +170,15 @@ def agree(value: int, what: str) -> int:
         must(len(set(every)) == 1, what, "the same in all processes",
              f"{every}: put the run folder on a disk that all nodes share")  # fmt: skip
     return value
+
+
+def most(value: int) -> int:
+    """The largest of all processes' values."""
+    if world() == 1:
+        return value
+    every: list = [None] * world()
+    dist.all_gather_object(every, value)
+    return max(every)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -5,18 +5,23 @@ Each function measures in eval mode and gives the model back in the mode that it
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.batches import ImageSource, Part, stream
 from ..data.image_sets import to_float
 from ..models.autoregressive import ARModel
 from ..models.guards import Codes, evaluating, integers
 from ..models.tokenizer import Tokenizer
+from .recipe import Precision, halves
 
+Model = TypeVar("Model", bound=nn.Module)
 PIXELS, LOGITS = 2**25, 2**28  # entries measured at once, whatever the size of an example
 ROWS = 2**16  # of codes that are checked at once
 
@@ -24,6 +29,32 @@ ROWS = 2**16  # of codes that are checked at once
 def _at_once(entries: int, each: int, at_most: int) -> int:
     """How many examples of so many entries are measured at once."""
     return max(1, min(at_most, entries // each))
+
+
+@contextmanager
+def measuring(model: nn.Module, precision: Precision = "auto") -> Iterator[None]:
+    """Eval mode, in bf16 on a GPU or where it is on already; the search for codes stays in fp32."""
+    kind = next(model.parameters()).device.type
+    half = halves(precision, kind) or (precision == "auto" and torch.is_autocast_enabled(kind))
+    with evaluating(model), torch.autocast(kind, torch.bfloat16, enabled=half):
+        yield
+
+
+def in_precision(model: Model, precision: Precision = "auto") -> Model:
+    """The model with its weights cast once, where `precision` says bf16; else the model itself."""
+    if not halves(precision, next(model.parameters()).device.type):
+        return model
+    return copy.deepcopy(model).to(torch.bfloat16)
+
+
+@torch.no_grad()
+def changed_codes(model: Tokenizer, images: Tensor) -> float:
+    """Share of the codes of uint8 images [b, C, H, W] that bf16 changes."""
+    found = []
+    for precision in ("fp32", "bf16"):
+        with measuring(model, precision):
+            found.append(model.encode(to_float(images)))
+    return (found[0] != found[1]).double().mean().item()
 
 
 def check_rows(model: ARModel, codes: Codes, labels: Tensor) -> None:
@@ -49,7 +80,7 @@ def encode(
 @torch.no_grad()
 def encode_batch(model: Tokenizer, images: Tensor) -> Tensor:
     """Codes int64 [b, T] of uint8 images [b, C, H, W] on the model's device."""
-    with evaluating(model):
+    with measuring(model):
         return model.encode(to_float(images))
 
 
@@ -62,8 +93,9 @@ def decode(model: Tokenizer, codes: Codes, batch: int = 1000) -> Tensor:
     """
     device = next(model.parameters()).device
     codes = integers(codes, "codes", device)
-    with evaluating(model):
-        images = torch.cat([model.decode(part.to(device)).cpu() for part in codes.split(batch)])
+    with measuring(model):
+        parts = [model.decode(part.to(device)).float().cpu() for part in codes.split(batch)]
+    images = torch.cat(parts)
     if not images.isfinite().all():
         raise ValueError("the decoded images have NaN: the decoder's weights are damaged")
     return images
@@ -73,7 +105,7 @@ def decode(model: Tokenizer, codes: Codes, batch: int = 1000) -> Tensor:
 def reconstruction_error(model: Tokenizer, images: Tensor, batch: int = 1000) -> float:
     """Mean squared error of uint8 images [N, C, H, W], in units of [-1, 1] images."""
     device, total = next(model.parameters()).device, 0.0
-    with evaluating(model):
+    with measuring(model):
         for part in images.split(_at_once(PIXELS, images[0].numel(), batch)):
             x = to_float(part.to(device))
             total += (model.decode(model.encode(x)) - x).square().mean().item() * len(x)
@@ -92,7 +124,7 @@ def both_bits(model: ARModel, codes: Codes, labels: Codes, batch: int = 128) -> 
     device, (codes, labels) = next(model.parameters()).device, model.check(codes, labels)
     total = torch.zeros(2, codes.shape[1], dtype=torch.float64)
     batch = _at_once(LOGITS, codes.shape[1] * model.config.vocabulary, batch)
-    with evaluating(model):
+    with measuring(model):
         for c, y in zip(codes.split(batch), labels.split(batch), strict=True):
             losses = torch.stack(model.both_losses(c.to(device), y.to(device)))  # [2, b, T]
             total += losses.double().sum(1).cpu()

@@ -145,6 +145,14 @@ class ImageLosses(nn.Module):
         if losses.adversarial:
             self.critic = PatchCritic(channels, image_size, losses.critic_width)
 
+    def prepare(self, device: torch.device, compiled: bool) -> None:
+        """On a GPU convolutions read channels last; compiled, if blocks are."""
+        for network in (self.critic, self.perceptual and self.perceptual.network):
+            if network is not None and device.type == "cuda":
+                network.to(memory_format=torch.channels_last)
+                if compiled:
+                    network.compile()
+
     def forward(self, images: Tensor, target: Tensor, last: Tensor | None = None) -> ImageLoss:
         """Loss of reconstructions [B, C, H, W] in [−1, 1].
 

@@ -15,13 +15,11 @@ with Run("AR model", model, recipe, folder, about) as run:
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
-import os
-import shutil
+from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import Batches, Order
+from ..data.batches import Batches, ImageSource
 from ..data.image_sets import write_sheet
-from ..files import atomic_path, held
+from ..data.readers import Readers
+from ..files import held
 from ..models.guards import evaluating
+from ..models.transformer import Block
 from ..progress import bar
-from . import distributed
+from . import distributed, memory
 from .average import MovingAverage
 from .checkpoints import Checkpoints
-from .recipe import Recipe
+from .log import Log
+from .processor import fast_products, keep_memory, need_compiler
+from .recipe import Recipe, halves
 
 
 class Run:
@@ -46,6 +48,7 @@ class Run:
     Args:
         about: JSON that describes model and data; a checkpoint of another one is refused.
         critic: a second network, trained by the same optimiser on its own part of the loss.
+        trial: as in `memory.peak`; with it a run on a GPU knows what fits before it starts.
     """
 
     def __init__(
@@ -56,21 +59,35 @@ class Run:
         folder: Path | None,
         about: dict[str, Any],
         critic: nn.Module | None = None,
+        trial: memory.Trial | None = None,
     ) -> None:
         self.title, self.model, self.recipe = title, model, recipe
         self.device = next(model.parameters()).device
         self.processes = distributed.world()
-        if recipe.compile:
-            _need_compiler(self.device)
-            model.compile()
-        self.network = distributed.wrap(model, recipe.shard)  # as which its forward is called
         self.critic = critic
-        # a group each: sharded and whole weights do not go through one fused step
         self.trained = [model, *([critic] if critic else [])]
+        blocks = [part for part in model.modules() if isinstance(part, Block)]
+        for block in blocks:
+            block.recompute = recipe.recompute
+        self.accumulate = self._parts(trial)
+        if recipe.compile:
+            need_compiler(self.device)
+            for block in blocks:
+                block.compiled = True
+            if not blocks:
+                model.compile()
+        self.network = distributed.wrap(model, recipe.shard, self.bf16)  # whose forward is called
+        # a group each: sharded and whole weights do not go through one fused step
+        weights = [list(m.parameters()) for m in self.trained]
+        groups = [{"params": some} for some in weights]
+        if not recipe.decay_norms:
+            large, small = ([[p for p in some if (p.ndim > 1) is wide] for some in weights]
+                            for wide in (True, False))  # fmt: skip
+            groups = [{"params": some} for some in large if some]
+            groups += [{"params": some, "weight_decay": 0.0} for some in small if some]
         self.optimiser = torch.optim.AdamW(
-            [{"params": list(m.parameters())} for m in self.trained], recipe.lr, recipe.betas,
-            weight_decay=recipe.weight_decay, fused=True,
-        )  # fmt: skip
+            groups, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, fused=True
+        )
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         parts = {"model": model, "optimiser": self.optimiser}
         parts |= {"critic": critic} if critic else {}
@@ -82,7 +99,24 @@ class Run:
         self.folder = None if distributed.rank() else folder  # logs and pictures: the first's
         self._sums: dict[str, Tensor] = {}
         self._values: dict[str, Any] = {}
-        self.loss = math.nan  # of the last update, over all parts and processes
+        self.loss = self.norm = math.nan  # of the last update looked at, over parts and processes
+        # on a GPU the host looks at a step's numbers when the next one has been started
+        self.late = int(self.device.type == "cuda" and not recipe.shard)
+        self._sent: deque[tuple[int, Tensor, Any]] = deque()
+        self._stop = self._save = False
+
+    def _parts(self, trial: memory.Trial | None) -> int:
+        """Into how many parts a batch goes, the same in all processes."""
+        r, free = self.recipe, memory.free(self.device)
+        if free is None or trial is None:
+            return 1 if r.accumulate == "auto" else r.accumulate
+        weights = sum(p.numel() for m in self.trained for p in m.parameters())
+        plan = memory.Plan(
+            free + 4 * weights, weights, r.ema > 0, self.processes if r.shard else 1, r.compile
+        )
+        asked = None if r.accumulate == "auto" else r.accumulate
+        found = memory.parts(trial, plan, r.batch, self.processes, self.bf16, asked)
+        return distributed.most(found)
 
     def __enter__(self) -> Run:
         r, quiet = self.recipe, {"disable": True} if distributed.rank() else {}
@@ -96,7 +130,9 @@ class Run:
                 keep_memory()
                 stack.enter_context(fast_products())
             stack.enter_context(self.checkpoints.watched())
-            self.log = stack.enter_context(Log(self.folder, self.step, r.tensorboard))
+            self.log = stack.enter_context(
+                Log(self.folder, self.step, r.tensorboard, r.wandb, self.checkpoints.configuration)
+            )
             self.bar = stack.enter_context(
                 bar(desc=self.title, total=r.steps * r.batch, initial=self.step * r.batch,
                     unit="image", unit_scale=True, **quiet)
@@ -119,57 +155,78 @@ class Run:
             torch.manual_seed(self.recipe.seed * 1_000_003 + step + (distributed.rank() << 40))
             yield step
 
-    def batches(self, n: int, order: Order | None = None) -> Batches:
-        """This process's parts of every batch of n rows that is left."""
-        r = self.recipe
+    def batches(self, n: int, images: ImageSource | None = None, workers: int = 0) -> Batches:
+        """This process's parts of every batch of n rows that is left; in the order of a source."""
+        r, order = self.recipe, None
+        if images is not None:
+            readers = Readers(min(n, r.batch), self.accumulate, self.processes, max(1, workers))
+            order = partial(images.order, readers=readers)
         return Batches(
-            n, r.batch, r.seed, self.step, r.steps, r.accumulate, distributed.rank(),
+            n, r.batch, r.seed, self.step, r.steps, self.accumulate, distributed.rank(),
             self.processes, order,
         )  # fmt: skip
 
     def parts(self, stream: Iterator[Any]) -> Iterator[Any]:
         """The next parts of `stream` that make one update; gradients add up."""
-        for part in range(self.recipe.accumulate):
-            with distributed.last_part(self.network, part == self.recipe.accumulate - 1):
+        for part in range(self.accumulate):
+            with distributed.last_part(self.network, part == self.accumulate - 1):
                 yield next(stream)
+
+    @property
+    def bf16(self) -> bool:
+        return halves(self.recipe.precision, self.device.type)
 
     def autocast(self) -> AbstractContextManager:
         """bf16 where the recipe says so; weights and optimiser stay fp32."""
-        choice, kind = self.recipe.precision, self.device.type
-        enabled = choice == "bf16" or (choice == "auto" and kind == "cuda")
-        return torch.autocast(kind, torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def backward(self, loss: Tensor, **values: Tensor) -> None:
         """Add a part's gradient; `values` (scalars) are averaged over parts for the log."""
-        n = self.recipe.accumulate
+        n = self.accumulate
         (loss / n).backward()
         for name, value in {"loss": loss, **values}.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().float() / n
 
     def update(self) -> None:
-        """One update with clipped gradients; refuses a loss or a gradient that is not finite."""
+        """One update with clipped gradients; refuses a loss or a gradient that is not finite.
+
+        On a GPU such an update is left out by the device, and refused one step later.
+        """
         r, loss = self.recipe, self._sums["loss"]
         if self.critic:
             distributed.average_gradients(self.critic)
-        norms = [nn.utils.clip_grad_norm_(m.parameters(), r.clip) for m in self.trained]
+        norms = [nn.utils.clip_grad_norm_(m.parameters(), r.clip or math.inf) for m in self.trained]
         found = torch.stack([loss, sum(distributed.whole(norm).to(loss) for norm in norms)])
-        wishes = torch.tensor(self.checkpoints.wishes()).to(loss)
-        loss, norm, *wishes = distributed.mean(torch.cat([found, wishes])).tolist()
-        self._stop, self._save = (wish > 0 for wish in wishes)
-        for what, value in (("loss", loss), ("the gradient's length", norm)):
-            if not math.isfinite(value):
-                self.optimiser.zero_grad(set_to_none=True)
-                raise FloatingPointError(
-                    f"{what} is {value} at step {self.step + 1}; {self.checkpoints.state()}: "
-                    f"lower lr (now {r.lr})"
-                )
+        wishes = torch.tensor(self.checkpoints.wishes()).to(loss, non_blocking=True)
+        numbers = distributed.mean(torch.cat([found, wishes]))
+        self._sent.append((self.step, *_sent(numbers)))
+        if self.late:
+            self.optimiser.found_inf = (~numbers[:2].isfinite().all()).float()
+        else:
+            self._heed()
         for group in self.optimiser.param_groups:
             group["lr"] = r.lr_at(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average:
             self.average.update()
-        self.loss = loss
+        self._heed(0 if self.due(r.log_every) else self.late)
+
+    def _heed(self, unread: int = 0) -> None:
+        """Look at the numbers of all updates but the last few."""
+        while len(self._sent) > unread:
+            step, numbers, arrived = self._sent.popleft()
+            if arrived:
+                arrived.synchronize()
+            self.loss, self.norm, stop, save = numbers.tolist()
+            self._stop, self._save = self._stop or stop > 0, self._save or save > 0
+            for what, value in (("loss", self.loss), ("the gradient's length", self.norm)):
+                if not math.isfinite(value):
+                    self.optimiser.zero_grad(set_to_none=True)
+                    raise FloatingPointError(
+                        f"{what} is {value} at step {step + 1}; {self.checkpoints.state()}: "
+                        f"lower lr (now {self.recipe.lr})"
+                    )
 
     def due(self, every: int) -> bool:
         """True every so many steps and after the last; never if `every` is 0."""
@@ -209,59 +266,28 @@ class Run:
         done = self.step + 1
         if self._values:
             self.log.write(done, self._values)
+        if self.due(self.recipe.log_every):
+            rate = self.recipe.lr_at(self.step)
+            self.log.machine(done, self.recipe.batch, lr=rate, gradient_norm=self.norm)
         self._sums, self._values = {}, {}
         self.bar.set_postfix(loss=f"{self.loss:.4g}", refresh=False)
         self.bar.update(self.recipe.batch)
         if self._save:
+            self._heed()
             self.checkpoints.save(done)
+            self._save = False
         if self._stop:
             raise SystemExit(f"stopped by SIGTERM after step {done}; run again to continue")
 
     def _advice(self) -> str:
         r = self.recipe
-        now = r.batch // (r.accumulate * self.processes)
+        now = r.batch // (self.accumulate * self.processes)
         if now == 1:
             return "out of memory with one image at a time: choose a smaller model, or shard it"
         return (
-            f"out of memory with {now} images at a time: try accumulate={2 * r.accumulate} "
+            f"out of memory with {now} images at a time: try accumulate={2 * self.accumulate} "
             f"({max(1, now // 2)} at a time, the same batch), or batch={max(1, r.batch // 2)}"
         )
-
-
-class Log:
-    """log.jsonl, one line a logged step, and the same for TensorBoard if wanted."""
-
-    def __init__(self, folder: Path | None, start: int, tensorboard: bool = False) -> None:
-        self.path = folder / "log.jsonl" if folder else None
-        self.board = None
-        if folder and tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ValueError("tensorboard is missing: pip install tensorboard") from None
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        if self.path and self.path.exists():  # without steps that are done again, or half a line
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= start]
-            with atomic_path(self.path) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.board:
-            self.board.close()
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        if self.path is None:
-            return
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items() if self.board else ():
-            several = isinstance(value, list)
-            for t, scalar in enumerate(value if several else [value], start=1):
-                self.board.add_scalar(f"{name}/{t}" if several else name, scalar, step)
 
 
 @contextmanager
@@ -271,40 +297,15 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def fast_products() -> Iterator[None]:
-    """Products of fp32 matrices by oneDNN on processors with AVX-512, all in fp32.
-
-    MKL, which torch calls otherwise, uses half of the width of a processor that is not Intel's.
-    torch turns to oneDNN if bf16 is allowed, for which oneDNN has no kernels without AMX: where
-    there is AMX the precision would change, and nothing is done.
-    """
-    matmul, capability = torch.backends.mkldnn.matmul, torch.backends.cpu.get_cpu_capability()
-    before = matmul.fp32_precision
-    if capability == "AVX512" and not torch.cpu._is_amx_tile_supported():
-        matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
-
-
-def keep_memory() -> None:
-    """Keep up to 512 MiB of what is freed (glibc): to ask the system anew in each step is slow."""
-    with suppress(OSError, AttributeError, TypeError):  # no glibc: nothing to set
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**29)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, its largest value
-
-
-def _need_compiler(device: torch.device) -> None:
-    """Raise ValueError if torch.compile has no compiler to call."""
-    names = [os.environ.get("CXX"), "c++", "g++", "clang++", "cl"]
-    if device.type == "cuda":
-        names = [os.environ.get("CC"), "cc", "gcc", "clang", "cl"]  # Triton builds its launchers
-    if not any(name and shutil.which(name) for name in names):
-        raise ValueError("compile=True needs a C++ compiler (g++ or clang++) and found none: "
-                         "install one, or leave compile off: the model is the same")  # fmt: skip
+def _sent(numbers: Tensor) -> tuple[Tensor, Any]:
+    """Numbers on their way to the host, and the event that says that they have arrived."""
+    if numbers.device.type != "cuda":
+        return numbers, None
+    held = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    held.copy_(numbers, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return held, arrived
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from ..data.batches import ImageSource, stream
 from ..data.image_sets import to_float, to_uint8
 from ..models.tokenizer import Tokenizer
 from ..settings import fold
-from . import distributed
+from . import distributed, memory
 from .inference import decode, encode, reconstruction_error
 from .losses import ImageLosses
 from .recipe import Losses, Recipe
@@ -53,20 +54,27 @@ def train_tokenizer(
     with own_randomness(device):
         torch.manual_seed(r.seed)  # the critic starts by it too
         criterion = ImageLosses(losses, c.channels, c.image_size, features).to(device)
+    criterion.prepare(device, r.compile)
     distributed.equal(criterion)  # the critic is not wrapped
     about = {"tokenizer": c.to_dict(), "images": len(images), "origin": origin,
              "losses": fold(losses)}  # fmt: skip
     shown = images[:8] if isinstance(images, Tensor) else images.read(range(min(8, len(images))))
-    with Run("tokenizer", model, r, folder, about, criterion.critic) as run:
-        order = None if isinstance(images, Tensor) else images.order
-        batches = stream(images, run.batches(len(images), order), r.seed, workers)
+
+    def trial(n: int) -> Callable[[], Tensor]:
+        hollow, judge = memory.hollow(model), memory.hollow(criterion)
+        x = torch.zeros(n, c.channels, c.image_size, c.image_size)
+        return lambda: _loss(hollow, judge, x, hollow)[0]
+
+    with Run("tokenizer", model, r, folder, about, criterion.critic, trial) as run:
+        source = None if isinstance(images, Tensor) else images
+        parts = run.batches(len(images), source, workers)
+        batches = stream(images, parts, r.seed, workers)
         for _ in run.steps():
             for pictures in run.parts(batches):
                 x = to_float(pictures.to(device))
                 with run.autocast():
-                    output = run.network(x)
-                    loss = criterion(output.images, x, model.decoder.out.weight)
-                run.backward(loss.total + output.loss, quantizer=output.loss, **loss.terms)
+                    loss, terms = _loss(run.network, criterion, x, model)
+                run.backward(loss, **terms)
             run.update()
             if run.due(r.log_every):
                 run.note(**run.means())
@@ -83,3 +91,13 @@ def train_tokenizer(
         for codes in encode(model, images, at_most=10_000):
             model.quantizer.count(codes)
     return model
+
+
+def _loss(
+    network: nn.Module, criterion: ImageLosses, x: Tensor, model: Tokenizer
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of images [B, C, H, W], and its terms for the log."""
+    output = network(x)
+    # sharded, the weight is another tensor before the network has run
+    loss = criterion(output.images, x, model.decoder.out.weight)
+    return loss.total + output.loss, {"quantizer": output.loss, **loss.terms}
