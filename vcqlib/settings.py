@@ -66,12 +66,15 @@ Flag = Annotated[bool, Field(strict=True)]
 Sizes = Annotated[str | tuple[int, ...], BeforeValidator(_sizes)]
 
 
-def setting(default: Any, about: str, *, habit: bool = False, **limits: Any) -> Any:
+def setting(
+    default: Any, about: str, *, habit: bool = False, later: bool = False, **limits: Any
+) -> Any:
     """A field with its help and limits (`ge`, `gt`, `le`, `lt`, `pattern`).
 
     habit: it says how a run is watched, stored or spread, and shapes no result.
+    later: it came when records were there already; at its default a run is what it was without it.
     """
-    extra = {"habit": True} if habit else None
+    extra = {"habit": habit, "later": later}
     return Field(default=default, description=about, json_schema_extra=extra, **limits)
 
 
@@ -126,7 +129,11 @@ class Setting(NamedTuple):
 
     @property
     def habit(self) -> bool:
-        return bool(self.info.json_schema_extra)
+        return bool((self.info.json_schema_extra or {}).get("habit"))
+
+    @property
+    def later(self) -> bool:
+        return bool((self.info.json_schema_extra or {}).get("later"))
 
 
 @cache

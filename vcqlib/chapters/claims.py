@@ -61,7 +61,8 @@ class Evidence:
     """The records that the measured claims read, by set and arm; one regime of each set."""
 
     def __init__(self, studies: Sequence[str], variable: str = "loglinear") -> None:
-        self.found = findings.load(studies)
+        self.probed = findings.load(studies)  # tokenizers alone too
+        self.found = [r for r in self.probed if r.get("stages", "all") == "all"]
         self.variable = variable
         self.judged = findings.images(self.found, treatment=variable)
         self.rung = "measured GPU" if "gpu" in self.found[0]["hardware"] else "measured small"
@@ -210,13 +211,13 @@ def c8(evidence: Evidence) -> Row:
     At 10 tokens, or the most of those probed, from encoder outputs and from code vectors, which
     have to agree, since the paper's probe is not known; at equal bits beside it.
     """
-    found = order.table(evidence.found, evidence.variable)
+    found = order.table(evidence.probed, evidence.variable)
     if found.empty:
         return evidence.row("C8", "no probe was measured", scorecard.UNTESTABLE)
     found = found[found["control"] == "uniform"]
     words, verdicts = [], []
     for (dataset, length), part in found.groupby(["dataset", "length"], sort=False):
-        clear = fine([tuple(order.probed(evidence.found, evidence.variable)[dataset, length])])
+        clear = fine([tuple(order.probed(evidence.probed, evidence.variable)[dataset, length])])
         said = []
         for (equal, reading), some in part.groupby(["equal", "reading"], sort=False):
             r = some.iloc[-1]  # the longest prefix

@@ -38,8 +38,14 @@ POINTS = {"FD to reconstructions": "to_reconstructions", "gFD": "to_truth"}  # t
 
 
 def load(studies: Sequence[str], results: str | Path | None = None) -> list[dict]:
-    """The records of several studies of this edition."""
-    every = [r for study in studies for r in records.load(study, results)]
+    """The records of several studies of this edition; those not computed yet are left out.
+
+    Raises:
+        ValueError: none of them has a record.
+    """
+    folder = Path(results or records.default_results())
+    there = [study for study in studies if any((folder / study).glob("*.json"))] or studies
+    every = [r for study in there for r in records.load(study, results)]
     return [r for r in every if r["edition"] == records.EDITION]
 
 

@@ -71,7 +71,6 @@ class Own:
     ar_passes: Whole = setting(60, "passes of the AR model over them", ge=8, le=10**4)
     lab_steps: Whole = setting(1500, "steps of the tokenizers of points", ge=1)
     record: Name = setting("", "a record in data/results")
-    study: Name = setting("cpu", "a study in data/results")
     studies: Annotated[list[Name], Field(min_length=1)] = setting(None, "studies in data/results")
     variable: Name = setting("loglinear", "the arm that stands for the method")
 

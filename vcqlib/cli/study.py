@@ -33,7 +33,7 @@ def study(
     finished run is one record, RESULTS/STUDY/RUN.json and .png.
 
     Args:
-        path: the study, for instance book/studies/cpu.yaml.
+        path: the study, for instance book/studies/fashion.yaml.
         jobs: processes that share the work on this machine.
         only: compute only this run, counted from 0 (what a Slurm task does).
         results: folder of the records; default data/results.

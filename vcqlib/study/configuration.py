@@ -119,7 +119,7 @@ class ARShape:
     )
     dropout: Real = setting(0.1, "share of activations dropped in training", ge=0, lt=1)
     attention_dropout: Real | None = setting(None, "the same of attention; None: as dropout",
-                                             ge=0, lt=1)  # fmt: skip
+                                             ge=0, lt=1, later=True)  # fmt: skip
     label_dropout: Real = setting(0.1, "share of labels dropped, which guidance needs", ge=0, lt=1)
     restricted_head: Flag = setting(False, "position t computes and learns its first K_t codes")
     ar_snapshots: Whole = setting(6, "steps at which the model is measured and kept", ge=0)
@@ -222,7 +222,9 @@ class Configuration:
         return {
             name: value
             for name, value in fold(self).items()
-            if known[name].path[0] in sections and not known[name].habit
+            if known[name].path[0] in sections
+            and not known[name].habit
+            and not (known[name].later and value == known[name].default)
         }
 
     def recipe(self, kind: str) -> Recipe:

@@ -57,11 +57,13 @@ class Recipe:
     lr: Real = setting(2e-3, "highest learning rate", gt=0)
     final_lr: Real = setting(0.1, "share of lr at the last step", ge=0, le=1)
     warmup: Whole = setting(50, "steps in which the learning rate rises", ge=0)
-    decay: Literal["cosine", "linear"] = setting("cosine", "how the learning rate falls")
-    hold: Whole = setting(0, "steps after the warm-up before it falls", ge=0)
+    decay: Literal["cosine", "linear"] = setting(
+        "cosine", "how the learning rate falls", later=True
+    )
+    hold: Whole = setting(0, "steps after the warm-up before it falls", ge=0, later=True)
     betas: tuple[Real, Real] = setting((0.9, 0.99), "AdamW's two decay rates")
     weight_decay: Real = setting(0.0, "AdamW's", ge=0)
-    decay_norms: Flag = setting(True, "weight decay of vectors too, as norms have them")
+    decay_norms: Flag = setting(True, "weight decay of vectors too, as norms have them", later=True)
     clip: Real = setting(1.0, "largest norm of the gradient; 0: any", ge=0)
     accumulate: Parts = setting(1, "parts of a batch, one after the other; auto: as memory asks")
     ema: Real = setting(0.0, "decay of the weights' average, which is then kept; 0: none",
