@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from vcqlib.chapters import claims, findings
 from vcqlib.study import records, scorecard
 from vcqlib.theory.schedules import codebook_sizes
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,7 @@ def test_advice_follows_the_verdicts(pattern):
     assert "codebook: yes" in findings.advice(better)[0]
     assert "codebook: no (behind" in findings.advice(worse)[0]
     assert "no difference" in findings.advice(even)[0]
+    assert "in some regimes (ahead" in findings.advice(findings.together(better, even))[0]
     assert "it depends" in findings.advice(findings.together(better, worse))[0]
     few = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s, seeds=2))
     assert few["verdict"].tolist() == [scorecard.DIRECTION]
@@ -167,3 +171,13 @@ def test_unequal_arms_are_seen():
     evidence.found[0]["measures"]["parameters"]["ar"] += 1
     assert claims.c5(evidence).verdict == "contradicted"
     assert claims.c4([2, 4, 3], 8).verdict == "contradicted"
+
+
+def test_the_readme_answers_as_the_records_do(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    from readme_answer import answered
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert answered(readme) == readme, "run book/readme_answer.py"
+    with pytest.raises(ValueError, match="README"):
+        answered("no marks")

@@ -213,7 +213,9 @@ def advice(rows: pd.DataFrame) -> list[str]:
               for which in ("ahead", "behind")}  # fmt: skip
     start = {(True, False): "yes", (True, True): "it depends", (False, True): "no"}
     start = start.get((bool(places["ahead"]), bool(places["behind"])), "no difference was seen")
-    named = "; ".join(f"{which}: {', '.join(where)}" for which, where in places.items() if where)
+    if start == "yes" and len(places["ahead"]) < len(c6):
+        start = "in some regimes"
+    named = ". ".join(f"{which}: {'; '.join(where)}" for which, where in places.items() if where)
     found = [f"Over one large codebook: {start}{f' ({named})' if named else ''}."]
     if len(c9):
         gained, lost = ((c9["verdict"].map(side) == which).sum() for which in ("ahead", "behind"))
