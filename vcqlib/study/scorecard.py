@@ -8,9 +8,9 @@ sometimes how far. Seeds are paired: the same seed gives one treatment and one c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 REPRODUCED, DIRECTION, UNDECIDED, CONTRADICTED, UNTESTABLE = VERDICTS = (
     "reproduced",
@@ -19,7 +19,6 @@ REPRODUCED, DIRECTION, UNDECIDED, CONTRADICTED, UNTESTABLE = VERDICTS = (
     "contradicted",
     "not testable here",
 )
-K = TypeVar("K")
 RUNGS = ("exact", "measured small", "measured GPU", "configuration ready")
 MIN_SEEDS = 3  # fewer give no interval worth the name
 LEVEL, POWER = 0.05, 0.8  # of the tests, two-sided
@@ -132,10 +131,10 @@ def judge_effect(
 
 
 def judge_family(
-    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
-    enough: Mapping[K, bool] | None = None,
+    pairs: Mapping[Hashable, tuple[Sequence[float], Sequence[float]]],
+    enough: Mapping[Hashable, bool] | None = None,
     smaller: bool = True,
-) -> dict[K, dict[str, Any]]:
+) -> dict[Hashable, dict[str, Any]]:
     """Verdicts on several effects that are looked at together.
 
     Judged by the interval after Holm's correction; where that one holds 1 and the plain interval

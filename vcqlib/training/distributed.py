@@ -70,9 +70,10 @@ def wrap(network: nn.Module, shard: bool = False, bf16: bool = False) -> nn.Modu
 
     All processes start with the first one's weights.
 
-    shard: FSDP2, in place: one unit a Transformer block and one for the rest.
-    bf16: of sharded blocks, weights are gathered in bf16 and gradients added in fp32. The rest, and
-        what is passed from block to block, stays in fp32.
+    Args:
+        shard: FSDP2, in place: one unit a Transformer block and one for the rest.
+        bf16: of sharded blocks, weights are gathered in bf16 and gradients added in fp32. The rest,
+            and what is passed from block to block, stays in fp32.
     """
     if world() == 1:
         return network

@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from ..models.guards import Codes, evaluating, integers
 from ..models.tokenizer import Tokenizer
 from .recipe import Precision, halves
 
-Model = TypeVar("Model", bound=nn.Module)
 PIXELS, LOGITS = 2**25, 2**28  # entries measured at once, whatever the size of an example
 ROWS = 2**16  # of codes that are checked at once
 
@@ -40,7 +38,7 @@ def measuring(model: nn.Module, precision: Precision = "auto") -> Iterator[None]
         yield
 
 
-def in_precision(model: Model, precision: Precision = "auto") -> Model:
+def in_precision(model: nn.Module, precision: Precision = "auto") -> nn.Module:
     """The model with its weights cast once, where `precision` says bf16; else the model itself."""
     if not halves(precision, next(model.parameters()).device.type):
         return model
