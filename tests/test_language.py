@@ -39,7 +39,7 @@ def test_a_vocabulary_below_the_number_of_bytes_is_raised_to_it(text):
 
 
 def test_a_text_shorter_than_a_window_is_refused(text):
-    with pytest.raises(ValueError, match="n must be at most 0, the windows of 2000"):
+    with pytest.raises(ValueError, match="windows of 2000 tokens asked for, 1000 tokens hold 0"):
         text_windows(text, "bytes", 2000)
 
 

@@ -139,7 +139,7 @@
       <li><i class="full"></i>prefix of one alone</li>
       <li><i class="rest"></i>its later tokens, known already</li></ul>
       <details><summary>The same as a table</summary><div class="vcq-table" tabindex="0"
-      role="region" aria-label="Values by position"><table><thead><tr><th scope="col">t</th>
+      role="group" aria-label="Values by position"><table><thead><tr><th scope="col">t</th>
       <th scope="col">K<sub>t</sub></th><th scope="col">prefixes</th><th scope="col">alone</th>
       <th scope="col">bits</th><th scope="col">spent</th></tr></thead><tbody></tbody></table></div></details>`;
     const svg = live.querySelector("svg"), output = live.querySelector("output");
