@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from ..files import load_tensors, save_tensors
+from ..settings import flat
 from . import distributed
+from .recipe import Recipe
 
 FORMAT = 2
 SPREAD = ("accumulate", "tokenizer_accumulate", "ar_accumulate")  # may change on another machine
@@ -145,7 +147,11 @@ class Checkpoints:
                 f"{path}: checkpoint format {header.get('format')} is not {FORMAT}; move it away "
                 "to start anew"
             )
-        wrong = differences(json.loads(header["configuration"]), self.configuration)
+        saved = json.loads(header["configuration"])
+        if "recipe" in saved:  # written before some settings were there: then they had no effect
+            later = {n: s.default for n, s in flat(Recipe).items() if s.later}
+            saved["recipe"] = later | saved["recipe"]
+        wrong = differences(saved, self.configuration)
         if wrong:
             raise ValueError(
                 f"{path} is a checkpoint of another configuration ({'; '.join(wrong)}): use "
