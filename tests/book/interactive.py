@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Page
+
+from browser import AXE, AXE_RUN, PHONE, WIDE
 from throwaway import ROOT
 from vcqlib.chapters import figures, interactives
 
@@ -25,3 +28,20 @@ def interactive_page(folder: Path, kind: str, config: Mapping[str, Any]) -> Path
         encoding="utf-8",
     )
     return page
+
+
+def check_readable(page: Page) -> None:
+    """Axe finds nothing in light and dark, and the figures fit a phone and a finger."""
+    page.add_script_tag(content=AXE.read_text("utf-8"))
+    for theme, paint in {"light": "#fff; color: #222", "dark": "#14181e; color: #ced6dd"}.items():
+        page.add_style_tag(content=f"body {{ background: {paint} }}")
+        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        found = page.evaluate(AXE_RUN)
+        assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
+    page.set_viewport_size({"width": PHONE, "height": 844})
+    assert page.evaluate(WIDE, PHONE) == []
+    heights = page.eval_on_selector_all(
+        ".vcq input:not([type=checkbox]), .vcq select, .vcq button",
+        "all => all.map(e => e.getBoundingClientRect().height)",
+    )
+    assert min(heights) >= 36  # large enough for a finger

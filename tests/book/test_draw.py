@@ -12,8 +12,8 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page
 
-from browser import AXE, AXE_RUN, PHONE, WIDE, Visit, launched, opened
-from interactive import interactive_page
+from browser import Visit, launched, opened
+from interactive import check_readable, interactive_page
 from vcqlib import cliff_position, load_pretrained
 from vcqlib.chapters import page_model
 from vcqlib.study.pretrained import Pretrained
@@ -238,16 +238,4 @@ def test_a_missing_file_is_said_on_the_page(
 def test_it_is_accessible_and_fits_a_phone(page: Page) -> None:
     page.click("[data-act=draw]")
     ready(page)
-    page.add_script_tag(content=AXE.read_text("utf-8"))
-    for theme, paint in {"light": "#fff; color: #222", "dark": "#14181e; color: #ced6dd"}.items():
-        page.add_style_tag(content=f"body {{ background: {paint} }}")
-        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-        found = page.evaluate(AXE_RUN)
-        assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
-    page.set_viewport_size({"width": PHONE, "height": 844})
-    assert page.evaluate(WIDE, PHONE) == []
-    heights = page.eval_on_selector_all(
-        ".vcq input, .vcq select, .vcq button",
-        "all => all.map(e => e.getBoundingClientRect().height)",
-    )
-    assert min(heights) >= 36  # large enough for a finger
+    check_readable(page)

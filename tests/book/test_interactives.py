@@ -17,8 +17,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 import vcqlib
-from browser import AXE, AXE_RUN, PHONE, WIDE, Visit, launched, opened
-from interactive import interactive_page
+from browser import Visit, launched, opened
+from interactive import check_readable, interactive_page
 from runner.chapters import Book
 from throwaway import ROOT
 from vcqlib.chapters import figures, interactives
@@ -383,21 +383,7 @@ def test_figures_are_accessible_fit_a_phone_and_have_a_static_version(
         assert page.locator(".vcq-live:visible").count() == 0
         page.emulate_media(media="screen")
         page.evaluate("() => document.querySelector('.vcq').remove()")
-        page.add_script_tag(content=AXE.read_text("utf-8"))
-        for theme, paint in {
-            "light": "#fff; color: #222", "dark": "#14181e; color: #ced6dd"
-        }.items():  # fmt: skip
-            page.add_style_tag(content=f"body {{ background: {paint} }}")
-            page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-            found = page.evaluate(AXE_RUN)
-            assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
-        page.set_viewport_size({"width": PHONE, "height": 844})
-        assert page.evaluate(WIDE, PHONE) == []
-        heights = page.eval_on_selector_all(
-            ".vcq input:not([type=checkbox]), .vcq select, .vcq button",
-            "all => all.map(e => e.getBoundingClientRect().height)",
-        )
-        assert min(heights) >= 36  # large enough for a finger
+        check_readable(page)
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
