@@ -154,6 +154,37 @@ def test_the_explorer_offers_every_comparison_once(pattern):
     }  # fmt: skip
 
 
+def test_a_measure_that_was_not_taken_has_no_row(pattern):
+    found = study(pattern, lambda s: 0.7 + 0.05 * s)
+    for name in findings.CHOSEN:  # the smoke study has sweeps
+        assert findings.has(found[0], name) and len(findings.images(found, name)) == 1
+    del found[0]["measures"]["tuned"]
+    swept = [name for name in findings.CHOSEN if "snapshot" not in name]
+    assert [findings.has(found[0], name) for name in swept] == [False, False]
+    assert all(findings.images(found, name).empty for name in swept)
+    assert len(findings.images(found)) == 1
+    assert "temperature" not in str(findings.explorer(found)["rates"].keys())
+
+
+def test_what_is_said_names_every_interval_without_one(pattern):
+    clear = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s))
+    even = findings.images(study(pattern, lambda s: 0.5 if s % 2 else 2.0, n=1200))
+    few = findings.images(study(pattern, lambda s: 0.6, seeds=2, n=2400))
+    words = findings.said(findings.together(clear, even, few), "uniform")
+    assert findings.effect(clear.iloc[0]) in words and findings.regime(clear.iloc[0]) in words
+    assert "not told apart in 1 of 3 regimes" in words and "too few seeds in 1" in words
+    assert findings.said(clear, "matched") == "not measured"
+    assert 'class="not-testable-here"' in findings.answer(few)  # no colour of a gain
+
+
+def test_where_the_error_arises_is_read_from_the_curves(pattern):
+    forced = {"0": 1.0, "1": 0.9, "2": 0.5, "4": 0.3, "8": 0.1}
+    told = {"accuracy": {str(m): 0.5 + (0.01 if m <= 2 else 0.05) * m for m in range(1, 9)}}
+    r = record(pattern, "uniform", 0, 1.0, forced_prefix=forced, two_sample=told)
+    assert findings.steepest(r) == 2  # 0.4 a position, against 0.1 on both sides
+    assert findings.told_late(r, 2) == pytest.approx(0.9 - 0.52 - 0.02)
+
+
 def test_ten_claims_one_row_each_in_order():
     evidence = claims.Evidence(["smoke"])
     rows = claims.rows(evidence, None, texts=("shakespeare", "kjv", "handbook-en"))

@@ -30,7 +30,7 @@
     const x = (r) => left + (0.5 + Math.log(r) / (2 * Math.log(reach))) * (width - left - right);
     const out = ['<text x="0" y="14">method over control, a dot for each seed</text>'];
     for (const r of [0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 5, 10].filter((r) => r < reach && r > 1 / reach)) {
-      out.push(`<path class="${r === 1 ? "budget" : "grid"}" d="M${x(r)} 30V94"/>` +
+      out.push(`<path class="${r === 1 ? "budget" : "grid"}" d="M${x(r)} 34V94"/>` +
         `<text class="tick" x="${x(r)}" y="110" text-anchor="middle">${r}</text>`);
     }
     if (row.low) out.push(`<path class="own" style="stroke-width:5" d="M${x(row.low)} ${y + 18}H${x(row.high)}"/>`);
@@ -38,8 +38,8 @@
     row.pairs.forEach(([a, b], i) => {
       out.push(`<circle class="dot" style="opacity:.75" cx="${x(a / b)}" cy="${y - 8 - 6 * (i % 3)}" r="4"/>`);
     });
-    out.push(`<text class="tick" x="${x(1) - 8}" y="40" text-anchor="end">◀ method better</text>` +
-      `<text class="tick" x="${x(1) + 8}" y="40">control better ▶</text>`);
+    out.push(`<text class="tick" x="${x(1) - 8}" y="30" text-anchor="end">◀ method better</text>` +
+      `<text class="tick" x="${x(1) + 8}" y="30">control better ▶</text>`);
     return out.join("");
   }
 
@@ -57,18 +57,23 @@
     }
     const line = points.filter((p) => p[3]).sort((a, b) => a[1] - b[1]);
     out.push(`<path class="spent" d="${line.map((p, i) => `${i ? "L" : "M"}${x(p[1])} ${y(p[2])}`).join("")}"/>`);
-    for (const [arm, b, v, equal] of points) {
+    let free = top; // arms of equal rate: the next name goes below the last one
+    for (const [arm, b, v, equal] of [...points].sort((a, b) => b[2] - a[2])) {
       const chosen = arm === row.method || arm === row.control;
       out.push(`<circle class="${arm === row.method ? "dot" : arm === row.control ? "alone" : "shared"}" ` +
         `cx="${x(b)}" cy="${y(v)}" r="${chosen ? 7 : 4}"/>`);
       if (chosen || !equal) {
-        const end = x(b) > width - 90;
-        out.push(`<text class="tick code" x="${x(b) + (end ? -10 : 10)}" y="${y(v) + (arm === row.method ? 14 : -6)}" ` +
+        const end = x(b) > width - 90, at = Math.max(y(v) + 4, free);
+        free = at + 12;
+        out.push(`<text class="tick code" x="${x(b) + (end ? -10 : 10)}" y="${at}" ` +
           `text-anchor="${end ? "end" : "start"}">${escape(arm)}</text>`);
       }
     }
-    for (const b of vcq.ticks(least + span, 5).filter((b) => b >= least)) {
-      out.push(`<text class="tick" x="${x(b)}" y="${top + height + 17}" text-anchor="middle">${b}</text>`);
+    let last = -Infinity; // the rates that were trained, as far as they fit
+    for (const b of [...new Set(line.map((p) => Math.round(p[1])))]) {
+      if (x(b) < last + 34) continue;
+      last = x(b);
+      out.push(`<text class="tick" x="${last}" y="${top + height + 17}" text-anchor="middle">${b}</text>`);
     }
     return out.join("");
   }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,15 @@ MEASURES: Mapping[str, Callable[[Mapping], float]] = {
     "FD to reconstructions, best likelihood": lambda m: m["best"]["fd_to_reconstructions"],
     "gFD, best likelihood": lambda m: m["best"]["gfd"],
     "KID to reconstructions": lambda m: m["last"]["kid_to_reconstructions"],
+    "FD to reconstructions, snapshot chosen": lambda m: m["chosen"]["fd_to_reconstructions"],
+    "FD to reconstructions, temperature chosen":
+        lambda m: m["tuned"]["temperature"]["fd_to_reconstructions"],
+    "FD to reconstructions, guidance chosen":
+        lambda m: m["tuned"]["cfg_scale"]["fd_to_reconstructions"],
     "rFD": lambda m: m["rfd"],
     "held-out bits": lambda m: min(sum(point["held_out"]) for point in m["curve"]),
-}
+}  # fmt: skip
+CHOSEN = tuple(name for name in MEASURES if name.endswith("chosen"))  # on validation, by each arm
 POINTS = {"FD to reconstructions": "to_reconstructions", "gFD": "to_truth"}  # their kin in the lab
 
 
@@ -61,6 +68,14 @@ def turned(record: Mapping) -> bool:
     return bits[-1] > min(bits)
 
 
+def has(record: Mapping, measure: str) -> bool:
+    """Whether a measure was taken: groups without sweeps and tokenizers alone lack some."""
+    try:
+        return math.isfinite(MEASURES[measure](record["measures"]))
+    except KeyError:
+        return False
+
+
 def images(found: list[dict], measure: str = "FD to reconstructions",
            treatment: str = "loglinear") -> pd.DataFrame:  # fmt: skip
     """One row for each regime of the studies and control, judged; see `scorecard.judge_family`."""
@@ -71,8 +86,8 @@ def images(found: list[dict], measure: str = "FD to reconstructions",
         part = [r for r in found if (r["study"], r["group"]) == (study, group)]
         arms = {r["arm"] for r in part}
         again = any(r["config"]["ar_seed"] is not None for r in part)
-        if treatment not in arms or again or "last" not in part[0]["measures"]:
-            continue  # the rate curve, several AR seeds a tokenizer, tokenizers alone
+        if treatment not in arms or again or not all(has(r, measure) for r in part):
+            continue  # the rate curve, several AR seeds a tokenizer, a measure that was not taken
         both = {c: records.pairs(part, treatment, c, group) for c in CONTROLS if c in arms}
         family = {
             c: tuple(zip(*((MEASURES[measure](x["measures"]), MEASURES[measure](y["measures"]))
@@ -109,6 +124,19 @@ def points(measure: str = "FD to reconstructions") -> pd.DataFrame:
         study="lab", group="rows", set="points in the plane", T=8,
         passes=found["n"].map(last), memorises=found["n"].map(memorises),
     )  # fmt: skip
+
+
+def steepest(record: Mapping) -> int:
+    """Number of given codes up to which the forced-prefix curve falls fastest, per position."""
+    curve = sorted((int(m), value) for m, value in record["measures"]["forced_prefix"].items())
+    falls = [((a - b) / (n - m), n) for (m, a), (n, b) in pairwise(curve)]
+    return max(falls)[1]
+
+
+def told_late(record: Mapping, cliff: int) -> float:
+    """How much more the two-sample test gains after the first `cliff` codes than from them."""
+    told = record["measures"]["two_sample"]["accuracy"]
+    return told[str(len(record["sizes"]))] - 2 * told[str(cliff)] + 0.5
 
 
 def residual(found: list[dict], arm: str, group: str,
@@ -152,7 +180,7 @@ def together(*tables: pd.DataFrame) -> pd.DataFrame:
 def explorer(found: list[dict], methods: Sequence[str] = ("loglinear", "doubling")) -> dict:
     """What the interactive figure `results` reads: every comparison, and the points by rate."""
     rows, rates = [], {}
-    for measure, value in MEASURES.items():
+    for measure in MEASURES:
         for method in methods:
             for _, r in images(found, measure, method).iterrows():
                 kept = ("control", "interval", "corrected", "verdict", "ratio", "low", "high",
@@ -160,21 +188,22 @@ def explorer(found: list[dict], methods: Sequence[str] = ("loglinear", "doubling
                 plain = {k: None if r[k] != r[k] else r[k] for k in kept}  # NaN: no interval
                 rows.append(plain | {"method": method, "regime": regime(r), "measure": measure,
                                      "pairs": list(zip(*r["values"], strict=True))})  # fmt: skip
-                rates.setdefault(regime(r), {})[measure] = by_rate(found, r["group"], value)
+                rates.setdefault(regime(r), {})[measure] = by_rate(found, r["group"], measure)
     return {"rows": rows, "rates": rates}
 
 
-def by_rate(found: list[dict], group: str, value: Callable[[Mapping], float]) -> list[list]:
+def by_rate(found: list[dict], group: str,
+            measure: str = "FD to reconstructions") -> list[list]:  # fmt: skip
     """Arms that were trained like a group: name, total bits, geometric mean, sizes all equal."""
     like = next(r for r in found if r["group"] == group)
     alike = _trained_alike(like, "seed")
     arms: dict[str, list[dict]] = {}
     for r in found:
-        if r["study"] == like["study"] and _trained_alike(r, "seed") == alike:
+        if r["study"] == like["study"] and _trained_alike(r, "seed") == alike and has(r, measure):
             arms.setdefault(r["arm"], []).append(r)
     return [
         [arm, float(cumulative_capacity(mine[0]["sizes"])[-1]),
-         math.exp(np.mean([math.log(value(r["measures"])) for r in mine])),
+         math.exp(np.mean([math.log(MEASURES[measure](r["measures"])) for r in mine])),
          len(set(mine[0]["sizes"])) == 1]
         for arm, mine in arms.items()
     ]  # fmt: skip
@@ -194,18 +223,40 @@ def effect(row: Mapping) -> str:
     return f"{row['ratio']:.2f} ({row['interval']})"
 
 
+def known(row: Mapping) -> bool:
+    """Whether there are seeds enough for an interval."""
+    return row["low"] is not None and math.isfinite(row["low"])
+
+
+def clear(row: Mapping) -> bool:
+    """Whether the plain interval, without correction, excludes 1."""
+    return known(row) and not row["low"] <= 1 <= row["high"]
+
+
 def said(rows: pd.DataFrame, control: str) -> str:
-    """Every regime of one control in a sentence each, ratio, interval and verdict."""
-    mine = rows[rows["control"] == control]
-    parts = [f"{regime(r)}: {effect(r)}, {r['verdict']}" for _, r in mine.iterrows()]
+    """One control over all regimes: every interval that excludes 1, and how many others."""
+    mine = [r for _, r in rows[rows["control"] == control].iterrows()]
+    parts = [f"{effect(r)} at {regime(r)}" for r in mine if clear(r)]
+    if even := [r["ratio"] for r in mine if known(r) and not clear(r)]:
+        spread = f"{min(even):.2f}" + (f" to {max(even):.2f}" if len(even) > 1 else "")
+        parts.append(f"not told apart in {len(even)} of {len(mine)} regimes ({spread})")
+    if few := len(mine) - sum(map(known, mine)):
+        parts.append(f"too few seeds in {few}")
     return "; ".join(parts) or "not measured"
+
+
+def exceptions(rows: pd.DataFrame) -> str:
+    """Every comparison whose interval excludes 1, whatever the control."""
+    parts = [f"over {r['control']} {effect(r)} at {regime(r)}"
+             for _, r in rows.iterrows() if clear(r)]  # fmt: skip
+    return "; ".join(parts) or "none"
 
 
 def advice(rows: pd.DataFrame) -> list[str]:
     """What follows for a user, in one to three sentences, from the verdicts alone."""
     side = {scorecard.REPRODUCED: "ahead", scorecard.DIRECTION: "ahead",
             scorecard.CONTRADICTED: "behind"}  # fmt: skip
-    rows = rows[rows["low"].notna()]  # fewer than three seeds advise nothing
+    rows = rows[rows.apply(known, axis=1)]  # fewer than three seeds advise nothing
     if rows.empty:
         return ["Too few seeds to advise anything."]
     c6, c9 = (rows[(rows["control"] == CONTROLS[0]) == first] for first in (True, False))
@@ -235,15 +286,15 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
     body = ""
     for _, part in rows.groupby(["study", "group", "n"], sort=False):
         cells = part.set_index("control")
-        known = "<br><i>memorised</i>" if part.iloc[0]["memorises"] else ""
-        body += f"<tr><th>{html.escape(regime(part.iloc[0]))}{known}</th>"
+        mark = "<br><i>memorised</i>" if part.iloc[0]["memorises"] else ""
+        body += f"<tr><th>{html.escape(regime(part.iloc[0]))}{mark}</th>"
         for name in shown:
             if name not in cells.index:
                 body += f'<td data-over="{name}">–</td>'
                 continue
             r = cells.loc[name]
             number = f"<b>{r['ratio']:.2f}</b> <small>{html.escape(r['interval'])}</small>"
-            kind = r["verdict"].replace(" ", "-")
+            kind = (r["verdict"] if known(r) else "not testable here").replace(" ", "-")  # colour
             body += f'<td class="{kind}" data-over="{name}">{number}<br>{r["verdict"]}</td>'
         body += "</tr>"
     words = html.escape(" ".join(advice(rows)))
