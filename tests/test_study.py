@@ -1,6 +1,8 @@
 """Studies on the digits at a tiny size: from the YAML file to records, stale or recomputed."""
 
+import copy
 import json
+import math
 import os
 import stat
 import subprocess
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vcqlib.cli import app as cli
 from vcqlib.data.vendored import read_vendored
-from vcqlib.files import write_record
+from vcqlib.files import rounded, write_record
 from vcqlib.study import measures, plan, records, stages
 from vcqlib.study.configuration import Configuration
 from vcqlib.study.experiment import Experiment
@@ -156,6 +160,17 @@ def alone(folder):
         list(plan.compute(plan.load_study(folder / "alone.yaml").runs, folder / "results"))
         assert not records.reproduce(folder / "results/alone/main-uniform-s0.json").failed
     return records.load("alone", folder / "results")
+
+
+@given(st.integers(2, 10**7), st.lists(st.integers(1, 10**6), min_size=1, max_size=256))
+def test_rounding_a_record_takes_no_run_below_its_floor(computed, n, parts):
+    """Conditional entropies that spend all of log2 N, and one that claims a thousandth more."""
+    r = copy.deepcopy(computed[0]) | {"config": computed[0]["config"] | {"n_images": n}}
+    bits = [math.log2(n) * part / sum(parts) for part in parts]
+    r["measures"]["entropy"] = rounded(bits, records.DIGITS)
+    assert records.floors(r)["entropy at most log2 N"]
+    r["measures"]["entropy"] = rounded([1.001 * b for b in bits], records.DIGITS)
+    assert not records.floors(r)["entropy at most log2 N"]
 
 
 def test_a_tokenizer_alone_is_recorded_without_an_ar_model(alone, computed, folder):

@@ -7,6 +7,7 @@ has the same fingerprint; else it is stale, and whoever shows it must say so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SHEET = (4, 10)  # rows and columns of the sample sheet
 EDITION = 2  # of what is measured; records of the first one stay readable
+DIGITS = 6  # significant, of a record's measures
 FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
           "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
 ARM = ("schedule", "of", "ramp", "power", "k_min")  # in what two arms of a study may differ
@@ -69,7 +71,7 @@ def write(results: Path, run: StudyRun, measures: dict) -> Path:
         "edition": EDITION, "study": run.study, "group": run.group, "arm": run.arm,
         "seed": e.c.seed, "config": e.c.to_dict(), "sizes": list(e.sizes),
         "fingerprint": e.fingerprint, "sweeps": run.sweeps, "stages": run.stages,
-        "measures": rounded(measures, 6), "tokenizer_curve": rounded(e.tokenizer_curve, 4),
+        "measures": rounded(measures, DIGITS), "tokenizer_curve": rounded(e.tokenizer_curve, 4),
         "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)}, "tolerance": TOLERANCE,
         "seconds": {k: read_record(v / "done.json")["seconds"] for k, v in folders.items()},
         "hardware": hardware(e.device), "versions": versions(), "commit": commit(),
@@ -178,9 +180,10 @@ def floors(record: Mapping) -> dict[str, bool]:
     """Which floors of the protocol a run clears; one that does not counts as no run."""
     m, n = record["measures"], record["config"]["n_images"]
     mse = m["reconstruction"]["mse"]
+    limit = math.log2(n) * (1 + 10 ** (1 - DIGITS))  # rounding the sum's terms may add as much
     found = {
         "reconstruction better than the mean image": mse < m["mean_image_mse"],
-        "entropy at most log2 N": float(np.sum(m["entropy"])) <= np.log2(n) + 1e-9,
+        "entropy at most log2 N": math.fsum(m["entropy"]) <= limit,
     }
     if _stages(record) == "tokenizer":
         return found
