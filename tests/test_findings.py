@@ -197,6 +197,22 @@ def test_ten_claims_one_row_each_in_order():
     assert rows[0].ours not in claims.table(rows, full=False)
 
 
+def test_a_regime_that_counts_as_not_run_decides_no_row(pattern):
+    evidence = claims.Evidence(["smoke"])
+    clear = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s))
+    behind = findings.images(study(pattern, lambda s: 1.6 + 0.01 * s, n=1200))
+    few = findings.images(study(pattern, lambda s: 1.6, seeds=2, n=2400))
+    below = clear.assign(verdict=scorecard.UNTESTABLE)
+
+    def verdict(*tables):
+        evidence.judged = findings.together(*tables)
+        return claims.ratios("C6", evidence, None, ["uniform"]).verdict
+
+    assert verdict(clear, few, below) == "reproduced"
+    assert verdict(clear, behind, few) == "contradicted"
+    assert verdict(below) == "not testable here" and verdict(few) == few["verdict"].item()
+
+
 def test_unequal_arms_are_seen():
     evidence = claims.Evidence(["smoke"])
     evidence.found[0]["measures"]["parameters"]["ar"] += 1

@@ -182,7 +182,8 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
            controls: Sequence[str]) -> Row:  # fmt: skip
     """C6 and C9: distance to reconstructions, variable over the controls, in every regime.
 
-    The verdict of the row is the most cautious one of its regimes.
+    The verdict of the row is the most cautious one of its regimes. One with too few seeds, or whose
+    runs are below their floors, counts as not run, unless there is no other.
     """
     rows = evidence.judged if points is None else pd.concat([points, evidence.judged])
     rows = rows[rows["control"].isin(controls)]
@@ -193,7 +194,9 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
         said = ", ".join(f"{r['ratio']:.2f} ({r['interval']})" + ("" if len(controls) == 1 else
                          f" over {r['control']}") for _, r in part.iterrows())  # fmt: skip
         words.append(f"{name}, N = {n:,}: {said}")
-    return evidence.row(claim, "; ".join(words), scorecard.worst(*rows["verdict"]))
+    run = rows[rows.apply(findings.known, axis=1) & (rows["verdict"] != scorecard.UNTESTABLE)]
+    verdicts = (rows if run.empty else run)["verdict"]
+    return evidence.row(claim, "; ".join(words), scorecard.worst(*verdicts))
 
 
 def c7() -> Row:
