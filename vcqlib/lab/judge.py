@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..study import scorecard
 from .plan import Lab
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SEEDS = 20  # fewer decide nothing here
 SOURCES = ["set_seed", "tokenizer_seed", "ar_seed"]
@@ -21,8 +19,6 @@ def frame(found: Sequence[Mapping]) -> pd.DataFrame:
 
     `last` marks the end of a curve, `chosen` the point with the best validation likelihood.
     """
-    import pandas as pd
-
     return pd.DataFrame(_rows(found))
 
 
@@ -65,8 +61,6 @@ def verdicts(
 
     at: the point of each curve, `last` or `chosen`.
     """
-    import pandas as pd
-
     table = table[(table["group"] == group) & table[at]]
     family, low = {}, {}
     for n, part in table.groupby("n"):
@@ -92,8 +86,6 @@ def ratios(
     Distances below the resolution at their N count as the resolution; `resolved` is the share of
     seeds where either lies above it.
     """
-    import pandas as pd
-
     rows = []
     for (world, n), part in table.groupby(["world", "n"]):
         least = resolution(part)

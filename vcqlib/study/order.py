@@ -7,17 +7,14 @@ tokens, as the paper does, and at equal bits of capacity.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from ..checks import unknown_name
 from ..theory.cliff import cumulative_capacity
 from . import records, scorecard
 from .measures import prefix_lengths
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 READINGS = ("encoder outputs", "code vectors", "one-hot codes")  # of a token, by the probe
 CONTROLS = ("uniform", "matched", "reversed")
@@ -90,8 +87,6 @@ def table(found: Sequence[dict], arm: str = "loglinear") -> pd.DataFrame:
     outputs have no row at equal bits: the codebook does not limit what they hold. Controls that
     were not probed have none at all.
     """
-    import pandas as pd
-
     rows = []
     for (dataset, length), group in probed(found, arm).items():
         names = {r["arm"] for r in group}

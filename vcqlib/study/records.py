@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from ..data.image_sets import write_sheet
 from ..files import read_record, rounded, sha256_file, write_record
@@ -23,9 +23,6 @@ from .experiment import Experiment
 from .instruments import rows
 from .measures import Stages, measure
 from .origin import Comparison, commit, default_results, hardware, versions
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SHEET = (4, 10)  # rows and columns of the sample sheet
 EDITION = 2  # of what is measured; records of the first one stay readable
@@ -145,8 +142,6 @@ def current(results: Path, run: StudyRun) -> bool:
 
 def frame(records: list[dict]) -> pd.DataFrame:
     """One row a record: its identity, configuration and the numbers of `summary`."""
-    import pandas as pd
-
     names = ("study", "group", "arm", "seed", "stale")
     return pd.DataFrame([
         {k: r[k] for k in names} | {"n": r["config"]["n_images"],
