@@ -11,6 +11,8 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from ..files import write_json
+from ..theory import cliff as theory
+from ..theory.schedules import codebook_sizes
 from .output import after, save_figure, table
 
 LARGEST = 2**63 - 1  # sequences: more than any file holds
@@ -73,8 +75,6 @@ def cliff(
         plot: write a figure to this file (.png, .svg or .pdf).
         json: write the curves to this file.
     """
-    from ..theory import cliff as theory
-
     if not 1 <= n <= LARGEST:
         raise ValueError(f"-n must be from 1 to 2^63-1, got {n}")
     known = list(sizes) or _sizes(n, k, schedule, length, growth)
@@ -101,8 +101,6 @@ def cliff(
 
 
 def _scheduled(name: str, length: int, k: int, growth: Growth) -> list[int]:
-    from ..theory.schedules import codebook_sizes
-
     if not 1 <= length <= LONGEST:
         raise ValueError(f"--length must be from 1 to {LONGEST:,}, got {length}")
     return codebook_sizes(name, length, k, **asdict(growth)).tolist()
