@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..checks import unknown_name
+from ..checks import one_of
 from ..theory.cliff import cumulative_capacity
 from . import records, scorecard
 from .measures import prefix_lengths
@@ -54,8 +54,7 @@ def accuracy(
             longer than those that were probed.
     """
     probe = record["measures"]["probe"]
-    if reading not in probe:
-        raise unknown_name("reading", reading, probe)
+    one_of(probe, "reading", reading)
     if (tokens is None) == (bits is None):
         raise ValueError(f"give tokens or bits, got tokens={tokens}, bits={bits}")
     lengths = np.asarray(prefix_lengths(len(record["sizes"])))
