@@ -237,10 +237,8 @@ class Configuration:
     def torch_device(self) -> torch.device:
         import torch
 
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
+        there = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(there if self.device == "auto" else self.device)
 
     @property
     def flipped(self) -> bool:
