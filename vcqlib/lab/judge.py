@@ -54,14 +54,13 @@ def pairs(
 
 
 def verdicts(
-    lab: Lab, table: pd.DataFrame, at: str = "last", group: str = "rows",
-    measure: str = "to_reconstructions",
-) -> pd.DataFrame:  # fmt: skip
-    """Every claim at every N of a group, judged by the rule of the lab file.
+    lab: Lab, table: pd.DataFrame, at: str = "last", measure: str = "to_reconstructions"
+) -> pd.DataFrame:
+    """Every claim at every N of the group `rows`, judged by the rule of the lab file.
 
     at: the point of each curve, `last` or `chosen`.
     """
-    table = table[(table["group"] == group) & table[at]]
+    table = table[(table["group"] == "rows") & table[at]]
     family, low = {}, {}
     for n, part in table.groupby("n"):
         least = resolution(part)
@@ -77,11 +76,8 @@ def verdicts(
     return pd.DataFrame(rows)
 
 
-def ratios(
-    table: pd.DataFrame, controls: Sequence[str], treatment: str = "loglinear",
-    measure: str = "to_reconstructions",
-) -> pd.DataFrame:  # fmt: skip
-    """Treatment over each control at every N and number of passes, with plain 95 % intervals.
+def ratios(table: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
+    """`loglinear` over each control at every N and number of passes, with plain 95 % intervals.
 
     Distances below the resolution at their N count as the resolution; `resolved` is the share of
     seeds where either lies above it.
@@ -91,7 +87,7 @@ def ratios(
         least = resolution(part)
         for passes, point in part.groupby("passes"):
             for control in controls:
-                both = pairs(point, treatment, control, least, measure)
+                both = pairs(point, "loglinear", control, least)
                 effect = scorecard.paired_effect(*both)
                 above = sum(max(pair) > least for pair in zip(*both, strict=True))
                 rows.append({

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -223,13 +224,6 @@ def train_ar(
                 order = order.repeat_interleave(arms, 0)
             rows = order[:, place * first.batch : (place + 1) * first.batch]  # [models, B]
             stack.train(every[model, rows], classes_of[model, rows])
-        yield (
-            passes,
-            [
-                {
-                    name: stack.load_into(ARModel(config), i * arms + j)
-                    for j, (name, config) in enumerate(zip(first.arms, mine, strict=True))
-                }
-                for i, mine in enumerate(configs)
-            ],
-        )
+        stopped = [stack.load_into(ARModel(c), i) for i, c in enumerate(chain(*configs))]
+        parts = (stopped[i : i + arms] for i in range(0, len(stopped), arms))
+        yield passes, [dict(zip(first.arms, part, strict=True)) for part in parts]
