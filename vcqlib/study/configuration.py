@@ -176,11 +176,8 @@ class Configuration:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Configuration:
         """From flat names, those that are no setting left out; defaults for the rest."""
-        known, plain = flat(cls), cls()
-        given = {name: value for name, value in values.items() if name in known}
-        touched = {known[name].path[0] for name in given}  # the rest need not be checked again
-        defaults = {n: v for n, v in fold(plain).items() if known[n].path[0] in touched}
-        return cls(**unfold(cls, defaults | given))
+        given = {name: value for name, value in values.items() if name in flat(cls)}
+        return cls(**unfold(cls, fold(cls()) | given))
 
     @property
     def sizes(self) -> tuple[int, ...]:
