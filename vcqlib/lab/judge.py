@@ -9,9 +9,9 @@ import pandas as pd
 
 from ..study import scorecard
 from .plan import Lab
+from .trial import SOURCES
 
 SEEDS = 20  # fewer decide nothing here
-SOURCES = ["set_seed", "tokenizer_seed", "ar_seed"]
 
 
 def frame(found: Sequence[Mapping]) -> pd.DataFrame:

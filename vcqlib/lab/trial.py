@@ -30,6 +30,7 @@ from .stack import Stack, seeded
 from .worlds import Points, draw, stream, world
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+SOURCES = ["set_seed", "tokenizer_seed", "ar_seed"]  # of randomness
 
 
 @settings
@@ -134,7 +135,7 @@ def nearest(points: Tensor, training: Tensor) -> np.ndarray:
 def side_by_side(trials: Sequence[Trial]) -> Trial:
     """The first of trials that differ in seeds and sizes only; ValueError if others do not."""
     first = trials[0]
-    free = {"arms", "set_seed", "tokenizer_seed", "ar_seed"}
+    free = {"arms", *SOURCES}
     for other in trials:
         unlike = [k for k, v in vars(first).items() if k not in free and v != getattr(other, k)]
         if unlike or [*first.arms] != [*other.arms]:
