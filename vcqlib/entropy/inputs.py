@@ -47,9 +47,8 @@ def as_matrix(codes: Any) -> Any:
         codes = host(codes, "codes")
     if not holds_integers(codes):
         raise TypeError(f"codes must be integers, got {describe(codes)}")
-    if codes.ndim != 2:
-        hint = "; flatten each sequence: codes.reshape(len(codes), -1)" if codes.ndim > 2 else ""
-        raise ValueError(f"codes must be a matrix [N, T], got {describe(codes)}{hint}")
+    hint = "; flatten each sequence: codes.reshape(len(codes), -1)" if codes.ndim > 2 else ""
+    must(codes.ndim == 2, "codes", "a matrix [N, T]", f"{describe(codes)}{hint}")
     if 0 in codes.shape:
         raise ValueError(f"codes is empty: {describe(codes)}")
     if len(codes) >= 1 << 31:

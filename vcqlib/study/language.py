@@ -156,8 +156,7 @@ def model_bits(
         with own_randomness(torch.device(device)):
             torch.manual_seed(seed)
             model = ARModel(ARConfig(sizes, vocabulary, classes=1, **PRESETS[preset])).to(device)
-        recipe = Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03,
-                                 seed=seed)  # fmt: skip
+        recipe = Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03, seed=seed)
         train_ar(model, train, none, recipe, folder)
         for old in folder.glob("step-*"):
             old.unlink()

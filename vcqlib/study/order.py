@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..checks import one_of
+from ..checks import must, one_of
 from ..theory.cliff import cumulative_capacity
 from . import records, scorecard
 from .measures import prefix_lengths
@@ -60,8 +60,8 @@ def accuracy(
     lengths = np.asarray(prefix_lengths(len(record["sizes"])))
     at = lengths if bits is None else cumulative_capacity(record["sizes"])[lengths - 1]
     asked, what = (tokens, "tokens") if bits is None else (bits, "bits")
-    if not at[0] - 1e-9 <= asked <= at[-1] + 1e-9:
-        raise ValueError(f"{what} must be {at[0]:g} to {at[-1]:g} in {record['arm']}, got {asked}")
+    there = at[0] - 1e-9 <= asked <= at[-1] + 1e-9
+    must(there, what, f"{at[0]:g} to {at[-1]:g} in {record['arm']}", asked)
     return float(np.interp(asked, at, probe[reading]))
 
 
