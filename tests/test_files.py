@@ -166,7 +166,7 @@ def test_tensors_of_other_formats_are_refused_or_left_to_the_caller(tmp_path):
         with pytest.raises(ValueError, match="no format number and no SHA-256"):
             load_tensors(path, version)
     path.write_bytes(b"\xff" * 40)
-    with pytest.raises(ValueError, match="its header claims"):
+    with pytest.raises(ValueError, match="t.safetensors is damaged: .*header too large"):
         load_tensors(path)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="t.safetensors is damaged"):

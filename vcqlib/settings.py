@@ -122,18 +122,9 @@ class Setting(NamedTuple):
     type: Any
     default: Any
     info: FieldInfo
-
-    @property
-    def help(self) -> str:
-        return self.info.description or ""
-
-    @property
-    def habit(self) -> bool:
-        return bool((self.info.json_schema_extra or {}).get("habit"))
-
-    @property
-    def later(self) -> bool:
-        return bool((self.info.json_schema_extra or {}).get("later"))
+    help: str
+    habit: bool  # see `setting`
+    later: bool
 
 
 @cache
@@ -157,8 +148,9 @@ def _walk(cls: type, path: tuple[str, ...], prefix: str) -> Iterator[tuple[str, 
         if is_dataclass(kind):
             inner = f.name.removesuffix("recipe") if f.name.endswith("_recipe") else prefix
             yield from _walk(kind, here, inner)
-        elif isinstance(f.default, FieldInfo) and f.default.description:
-            yield prefix + f.name, Setting(here, kind, f.default.default, f.default)
+        elif isinstance(info := f.default, FieldInfo) and info.description:
+            about = {"help": info.description, **info.json_schema_extra}
+            yield prefix + f.name, Setting(here, kind, info.default, info, **about)
 
 
 def unfold(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

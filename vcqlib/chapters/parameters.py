@@ -21,6 +21,7 @@ from ..data.texts import TEXTS
 from ..files import existing_path
 from ..settings import Real, Setting, Whole, flat, setting, settings
 from ..settings import check as check_one
+from ..study.configuration import Configuration
 
 if TYPE_CHECKING:
     from ..study.experiment import Experiment
@@ -78,8 +79,6 @@ class Own:
 @cache
 def known() -> Mapping[str, Setting]:
     """Every parameter that a chapter may have, by name."""
-    from ..study.configuration import Configuration
-
     return {**flat(Configuration), **flat(Own)}
 
 
@@ -97,8 +96,6 @@ def check(values: dict[str, Any]) -> None:
         one_of(known(), "parameter", name)
         entry = known()[name]
         check_one(Annotated[entry.type, entry.info], value, name)
-    from ..study.configuration import Configuration
-
     numbers_alone = {} if "dataset" in given else {"dataset": "synthetic:4x1"}  # without an end
     Configuration.of(numbers_alone | given)
     for name, value in given.items():
@@ -112,7 +109,6 @@ def check(values: dict[str, Any]) -> None:
 
 def experiment(values: dict[str, Any], **changes: Any) -> Experiment:
     """The experiment that a notebook's globals describe, all of whose parameters are checked."""
-    from ..study.configuration import Configuration
     from ..study.experiment import Experiment
 
     check(values)

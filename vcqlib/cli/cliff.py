@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
+from ..checks import must
 from ..files import write_json
+from ..theory import cliff as theory
+from ..theory.schedules import codebook_sizes
 from .output import after, save_figure, table
 
 LARGEST = 2**63 - 1  # sequences: more than any file holds
@@ -73,10 +76,7 @@ def cliff(
         plot: write a figure to this file (.png, .svg or .pdf).
         json: write the curves to this file.
     """
-    from ..theory import cliff as theory
-
-    if not 1 <= n <= LARGEST:
-        raise ValueError(f"-n must be from 1 to 2^63-1, got {n}")
+    must(1 <= n <= LARGEST, "-n", "from 1 to 2^63-1", n)
     known = list(sizes) or _sizes(n, k, schedule, length, growth)
     if sizes and (k or length or schedule != "uniform" or growth != Growth()):
         raise ValueError("--sizes goes without -k, --length and --schedule: it says it all")
@@ -101,10 +101,7 @@ def cliff(
 
 
 def _scheduled(name: str, length: int, k: int, growth: Growth) -> list[int]:
-    from ..theory.schedules import codebook_sizes
-
-    if not 1 <= length <= LONGEST:
-        raise ValueError(f"--length must be from 1 to {LONGEST:,}, got {length}")
+    must(1 <= length <= LONGEST, "--length", f"from 1 to {LONGEST:,}", length)
     return codebook_sizes(name, length, k, **asdict(growth)).tolist()
 
 

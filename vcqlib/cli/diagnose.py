@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tyro.conf import Positional
 
 from ..checks import integer, naming
+from ..data.image_folder import FolderFiles
+from ..data.token_files import read_labels, read_tokens
+from ..entropy import diagnosis
+from ..entropy.diagnosis import Diagnosis, HeldOut
+from ..entropy.twins import Twins, twins
 from ..files import atomic_path, write_json
 from .findings import LEGEND, NOTHING, alternatives, columns, facts
 from .output import table
-
-if TYPE_CHECKING:
-    from ..entropy.diagnosis import Diagnosis, HeldOut
-    from ..entropy.twins import Twins
+from .page import page
 
 HEAD, TAIL = 12, 2  # rows of the table that are shown of many positions
 TOGETHER = 20  # rows of neighbouring numbers are held out together: the crops of one picture
@@ -50,16 +51,10 @@ def diagnose(
         html: write the page to this file, with nothing outside it.
         json: write all numbers to this file.
     """
-    from ..data.token_files import read_labels, read_tokens
-    from ..entropy.diagnosis import diagnose
-
     integer(model_steps, "--model-steps", 0)
     tokens = read_tokens(path)
     classes, pictures = tokens.labels, None
     if images is not None:
-        from ..data.image_folder import FolderFiles
-        from ..entropy.twins import twins
-
         listing = FolderFiles(images, "train", hold_out=False)
         with naming(images):
             pictures = twins(tokens.codes, listing.paths)
@@ -68,14 +63,12 @@ def diagnose(
     if labels is not None:
         classes, _ = read_labels(labels, len(tokens.codes))
     with naming(path):
-        found = diagnose(tokens.codes, classes, sizes, tokens.sizes)
+        found = diagnosis.diagnose(tokens.codes, classes, sizes, tokens.sizes)
         if model_steps:
             found = found.with_model(_model(tokens.codes, max(found.sizes), model_steps))
     if json is not None:
         write_json(json, found.to_dict())
     if html is not None:
-        from .page import page
-
         with atomic_path(html) as temporary:
             temporary.write_text(page(found, path.name, pictures), encoding="utf-8")
     print(report(found, pictures))
@@ -83,7 +76,6 @@ def diagnose(
 
 def _model(codes: np.ndarray, vocabulary: int, steps: int) -> HeldOut:
     """Train a small AR model on some of the sequences and measure it on others."""
-    from ..entropy.diagnosis import HeldOut
     from ..study.language import model_bits
 
     n, length = codes.shape

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tyro.conf import Positional
 
 from ..checks import naming, printable
+from ..data.token_files import read_labels
+from ..entropy.estimates import ConditionalEntropy, conditional_entropy
+from ..entropy.inputs import checked_sizes, largest_tokens, read_matrix
 from ..files import write_json
+from ..theory.cliff import cliff_position, expected_conditional_entropy
 from .output import after, save_figure, table
-
-if TYPE_CHECKING:
-    from ..entropy.estimates import ConditionalEntropy
 
 HEAD, TAIL = 16, 4  # rows of the table that are shown of a long curve
 
@@ -44,10 +45,6 @@ def entropy(
         plot: write a figure to this file (.png, .svg or .pdf).
         json: write all curves to this file.
     """
-    from ..data.token_files import read_labels
-    from ..entropy.estimates import conditional_entropy
-    from ..entropy.inputs import checked_sizes, largest_tokens, read_matrix
-
     tokens = read_matrix(path, columns)
     codes, classes, said = tokens.codes, tokens.labels, tokens.said()
     if labels is not None:
@@ -70,8 +67,6 @@ def entropy(
 
 
 def _report(result: ConditionalEntropy, sizes: list[int], epsilon: float, assumed: bool) -> str:
-    from ..theory.cliff import cliff_position
-
     n, length = result.n_sequences, len(result.bits)
     last = int(np.searchsorted(result.distinct_prefixes, result.distinct_prefixes[-1])) + 1
     columns = {
@@ -117,7 +112,6 @@ def _record(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> dic
 
 def _figure(result: ConditionalEntropy, sizes: list[int], epsilon: float) -> Any:
     from ..chapters import figures
-    from ..theory.cliff import expected_conditional_entropy
 
     curves = {"measured": result.bits, "capacity": np.log2(np.array(sizes, float))}
     if min(sizes) >= 2:

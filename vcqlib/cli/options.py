@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, fields, is_dataclass, make_dataclass
 from inspect import signature
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from ..checks import unknown_name
+from ..checks import one_of
 from ..files import read_yaml
 from ..settings import Sizes, flat, fold
 from ..study.configuration import Configuration
@@ -88,12 +88,11 @@ def _flags(values: dict[str, Any], own: dict[str, Any]) -> list[str]:
     return found
 
 
-def _values(path: Path, everywhere: Iterable[str]) -> dict[str, Any]:
+def _values(path: Path, everywhere: Collection[str]) -> dict[str, Any]:
     content = read_yaml(path)
     if {"parameters", "settings"} & content.keys():
         # what a profile gives to chapters alone, the book's runner checks
         return (content.get("parameters") or {}) | (content.get("settings") or {})
     for key in map(str, content):  # YAML has keys that are no words
-        if key not in everywhere:
-            raise unknown_name(f"option in {path}:", key, everywhere)
+        one_of(everywhere, f"option in {path}:", key)
     return content

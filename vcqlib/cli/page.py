@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..data.pictures import fit, open_image
+from ..entropy.diagnosis import Diagnosis
+from ..entropy.twins import Twins
 from .findings import LEGEND, NOTHING, alternatives, columns, facts
-
-if TYPE_CHECKING:
-    from ..entropy.diagnosis import Diagnosis
-    from ..entropy.twins import Twins
 
 SHOWN, EACH, THUMBNAIL = 6, 6, 72  # groups of equal codes, pictures of each, pixels
 WIDE, HIGH, LEFT, RIGHT, BOTTOM, TOP = 460, 264, 54, 18, 38, 28  # of a figure, in units of its text
@@ -181,8 +179,6 @@ def _twins(pictures: Twins) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    from ..data.pictures import fit, open_image
-
     data = BytesIO()
     fit(open_image(path).convert("RGB"), THUMBNAIL).save(data, "PNG")
     source = base64.b64encode(data.getvalue()).decode()

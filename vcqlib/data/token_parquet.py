@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from ..checks import one_line
+from ..checks import must, one_line
 from ..progress import bar
 from .npy import check_memory
 from .tokens import Blocks, Tokens, choose, gather, label_name, named, natural
@@ -152,8 +152,7 @@ def _tokens(column: Any, name: str) -> np.ndarray:
         column = column.flatten()
     if column.null_count:
         raise ValueError(f"{name}: has missing tokens (null)")
-    if not types.is_integer(column.type):
-        raise ValueError(f"{name}: tokens must be integers, got {column.type}")
+    must(types.is_integer(column.type), f"{name}: tokens", "integers", column.type)
     if sum(width != 1 for width in widths) > 1:
         grid = " × ".join(map(str, widths))
         raise ValueError(f"{name}: each row is nested, {grid}: store it flattened, as one list")

@@ -24,13 +24,14 @@ import numpy as np
 from ..checks import is_tensor, must
 from ..progress import bar
 from ..theory.cliff import spent_after
-from .inputs import as_labels, as_matrix
+from .inputs import as_labels, as_matrix, tally
 from .prefixes import refine
 
 if TYPE_CHECKING:
     import pandas
 
 CHUNK = 1 << 18  # groups summed at once
+DENSE = 1 << 16  # group sizes up to this are counted in a table
 
 
 class Level(NamedTuple):
@@ -255,12 +256,7 @@ def _histogram(sizes: Any) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(sizes, np.ndarray):
         values, often = sizes.unique(return_counts=True)
         return values.cpu().numpy(), often.cpu().numpy()
-    if int(sizes.max()) > 1 << 16:  # a counting table would be large
-        values, often = np.unique(sizes, return_counts=True)
-        return values.astype(np.int64), often
-    often = np.bincount(sizes)
-    values = np.flatnonzero(often)
-    return values, often[values]
+    return tally(sizes, DENSE)
 
 
 def _cross(sizes: Any, parents: Any) -> float:

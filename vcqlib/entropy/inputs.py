@@ -47,9 +47,8 @@ def as_matrix(codes: Any) -> Any:
         codes = host(codes, "codes")
     if not holds_integers(codes):
         raise TypeError(f"codes must be integers, got {describe(codes)}")
-    if codes.ndim != 2:
-        hint = "; flatten each sequence: codes.reshape(len(codes), -1)" if codes.ndim > 2 else ""
-        raise ValueError(f"codes must be a matrix [N, T], got {describe(codes)}{hint}")
+    hint = "; flatten each sequence: codes.reshape(len(codes), -1)" if codes.ndim > 2 else ""
+    must(codes.ndim == 2, "codes", "a matrix [N, T]", f"{describe(codes)}{hint}")
     if 0 in codes.shape:
         raise ValueError(f"codes is empty: {describe(codes)}")
     if len(codes) >= 1 << 31:
@@ -57,7 +56,7 @@ def as_matrix(codes: Any) -> Any:
     if isinstance(codes, np.ndarray):
         mapped = _check_file(codes)
         if len(codes) == 1 or (not mapped and codes.size <= CHECKED_WHOLE):
-            _check_range(codes)  # one row is never counted
+            check_range(codes)  # one row is never counted
     return codes
 
 
@@ -74,7 +73,7 @@ def largest_tokens(codes: np.ndarray) -> list[int]:
         blocks = [(0, t, codes[:, t : t + 1]) for t in range(codes.shape[1])]
     most = []
     for row, position, block in bar(blocks, "reading", delay=2):
-        _check_range(block, row, position, codes.dtype)
+        check_range(block, row, position, codes.dtype)
         most.append(block.max(axis=0))
     return (np.max(most, axis=0) if rows_first else np.concatenate(most)).tolist()
 
@@ -92,7 +91,7 @@ def checked_sizes(sizes: Sequence[int], largest: Sequence[int], least: int = 1) 
     return sizes
 
 
-def _check_range(codes: np.ndarray, row: int = 0, position: int = 0, dtype: Any = None) -> None:
+def check_range(codes: np.ndarray, row: int = 0, position: int = 0, dtype: Any = None) -> None:
     """Refuse a token out of range in a block that starts at `row` and `position`."""
     if int(codes.min()) >= 0 and int(codes.max()) < LIMIT:
         return
@@ -130,6 +129,16 @@ def as_labels(labels: Any, n: int) -> np.ndarray:
     if labels.dtype.kind not in "iuUT":
         raise TypeError(f"labels must be integers or strings, got {describe(labels)}")
     return labels
+
+
+def tally(values: np.ndarray, dense: int) -> tuple[np.ndarray, np.ndarray]:
+    """Different integers [m], ascending, and how often each occurs; below `dense` by a table."""
+    if int(values.max()) >= dense:
+        different, often = np.unique(values, return_counts=True)
+        return different.astype(np.int64), often
+    table = np.bincount(values)
+    different = np.flatnonzero(table)
+    return different, table[different]
 
 
 def refuse(value: int, row: int, position: int, dtype: Any) -> None:

@@ -5,12 +5,8 @@ sequence holds, from the top, the number of its group, as many further positions
 row. Sorting the keys once lines up the groups of every packed position: two neighbours part at the
 position of their highest differing bit. Groups of one sequence can never split again and are
 dropped, so the work falls to nothing after the cliff. Once a pass splits no group, the rest is
-compared row by row: data that holds its sequences more than once end there.
-
-Memory beside the matrix: at most 32 bytes a sequence (four columns of 64-bit keys). The matrix is
-read in blocks of rows, only at the positions that still matter, so a position-major memmap
-is read column by column and a row-major one in a single pass from front to back. Later passes
-read only the rows that still share their prefix with another.
+compared row by row: data that holds its sequences more than once end there. What is read and held
+meanwhile, `conditional_entropy` says.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ import glob
 import logging
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from ..checks import naming
 from ..data.token_files import one_series, token_files
 from .estimates import ConditionalEntropy, Level, PrefixCounts, count_prefixes, gain, summarize
 from .inputs import largest_tokens, read_matrix
+from .usage import merged
 
 log = logging.getLogger(__name__)
 SAMPLE = 1 << 16  # rows looked at to choose the depth
@@ -102,7 +104,7 @@ def sharded_conditional_entropy(
     frame = dd.from_map(_frame, files, dtype=dtype, names=names, only=columns, meta=empty)
     shuffled = frame.shuffle(on=names[:depth], npartitions=partitions)
     counted = dask.compute(*(dask.delayed(_refine)(p, depth) for p in shuffled.to_delayed()))
-    deep = [_merge_levels(levels) for levels in _columns(counted)]
+    deep = [_merge_levels([*filter(None, levels)]) for levels in zip_longest(*counted)]
     return summarize(PrefixCounts(n, length, tuple(level for level in [*shallow, *deep] if level)))
 
 
@@ -192,13 +194,7 @@ def _refine(part: Any, depth: int) -> list[Level]:
     return list(count_prefixes(part.to_numpy()).levels[depth:]) if len(part) else []
 
 
-def _columns(lists: Sequence[list[Level]]) -> list[list[Level]]:
-    """Level t of every partition that still has one, for t = 0, 1, …"""
-    longest = max(map(len, lists), default=0)
-    return [[levels[t] for levels in lists if t < len(levels)] for t in range(longest)]
-
-
 def _merge_levels(levels: list[Level]) -> Level:
-    sizes, where = np.unique(np.concatenate([level.sizes for level in levels]), return_inverse=True)
-    often = np.bincount(where, np.concatenate([level.often for level in levels]))  # exact to 2^53
-    return Level(sizes, often.astype(np.int64), float(sum(level.cross for level in levels)))
+    """One position's level of all partitions that still have one."""
+    sizes, often = merged([(level.sizes, level.often) for level in levels])
+    return Level(sizes, often, float(sum(level.cross for level in levels)))

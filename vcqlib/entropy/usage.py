@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..progress import bar
-from .inputs import as_matrix, is_tensor, refuse
+from .inputs import as_matrix, check_range, is_tensor, tally
 
 AT_ONCE = 1 << 28  # bytes of columns held at once
 DENSE = 1 << 24  # tokens below this are counted in a table
@@ -80,17 +80,18 @@ def usage(codes: Any) -> TokenUsage:
     alike: dict[bytes, list[int]] = defaultdict(list)
     parts: list[Part] = []
     for t, column in _columns(codes):
-        values, counts = _counts(column, t)
+        check_range(column[:, None], position=t)
+        values, counts = tally(column, DENSE)
         parts.append((values, counts))
         if sum(len(part[0]) for part in parts) > KEPT:
-            parts = [_merged(parts)]
+            parts = [merged(parts)]
         largest[t], used[t] = values[-1], len(values)
         bits[t] = _entropy(counts)
         sure[t] = _arrangements(counts) > SURE + 2 * math.log2(length)
         if sure[t]:
             alike[_partition(column[:SAMPLE]).tobytes()].append(t)
     copies = tuple(sorted(_copies(codes, alike.values())))
-    pooled = _merged(parts)[1]
+    pooled = merged(parts)[1]
     return TokenUsage(n, largest, used, bits, len(pooled), _entropy(pooled), copies)
 
 
@@ -100,20 +101,6 @@ def _columns(codes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     step = max(AT_ONCE // (n * codes.itemsize), 1)
     for lo in bar(range(0, length, step), "usage", delay=2):
         yield from enumerate(np.ascontiguousarray(codes[:, lo : lo + step].T), start=lo)
-
-
-def _counts(column: np.ndarray, t: int) -> Part:
-    """Different tokens, ascending, and how often each occurs (int64)."""
-    least, most = int(column.min()), int(column.max())
-    if least < 0 or most >= 1 << 63:
-        row = int(column.argmin() if least < 0 else column.argmax())
-        refuse(int(column[row]), row, t, column.dtype)
-    if most >= DENSE:
-        values, counts = np.unique(column, return_counts=True)
-        return values.astype(np.int64), counts
-    table = np.bincount(column)
-    values = np.flatnonzero(table)
-    return values, table[values]
 
 
 def _entropy(counts: np.ndarray) -> float:
@@ -153,7 +140,7 @@ def _copies(codes: np.ndarray, groups: Any) -> Iterator[tuple[int, int]]:
                 yield t + 1, match + 1
 
 
-def _merged(parts: list[Part]) -> Part:
+def merged(parts: Sequence[Part]) -> Part:
     """The counts of all parts together."""
     values, where = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
     counts = np.bincount(where, np.concatenate([part[1] for part in parts]))  # exact below 2^53

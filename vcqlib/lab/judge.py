@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..study import scorecard
 from .plan import Lab
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .trial import SOURCES
 
 SEEDS = 20  # fewer decide nothing here
-SOURCES = ["set_seed", "tokenizer_seed", "ar_seed"]
 
 
 def frame(found: Sequence[Mapping]) -> pd.DataFrame:
@@ -21,8 +19,6 @@ def frame(found: Sequence[Mapping]) -> pd.DataFrame:
 
     `last` marks the end of a curve, `chosen` the point with the best validation likelihood.
     """
-    import pandas as pd
-
     return pd.DataFrame(_rows(found))
 
 
@@ -58,16 +54,13 @@ def pairs(
 
 
 def verdicts(
-    lab: Lab, table: pd.DataFrame, at: str = "last", group: str = "rows",
-    measure: str = "to_reconstructions",
-) -> pd.DataFrame:  # fmt: skip
-    """Every claim at every N of a group, judged by the rule of the lab file.
+    lab: Lab, table: pd.DataFrame, at: str = "last", measure: str = "to_reconstructions"
+) -> pd.DataFrame:
+    """Every claim at every N of the group `rows`, judged by the rule of the lab file.
 
     at: the point of each curve, `last` or `chosen`.
     """
-    import pandas as pd
-
-    table = table[(table["group"] == group) & table[at]]
+    table = table[(table["group"] == "rows") & table[at]]
     family, low = {}, {}
     for n, part in table.groupby("n"):
         least = resolution(part)
@@ -83,23 +76,18 @@ def verdicts(
     return pd.DataFrame(rows)
 
 
-def ratios(
-    table: pd.DataFrame, controls: Sequence[str], treatment: str = "loglinear",
-    measure: str = "to_reconstructions",
-) -> pd.DataFrame:  # fmt: skip
-    """Treatment over each control at every N and number of passes, with plain 95 % intervals.
+def ratios(table: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
+    """`loglinear` over each control at every N and number of passes, with plain 95 % intervals.
 
     Distances below the resolution at their N count as the resolution; `resolved` is the share of
     seeds where either lies above it.
     """
-    import pandas as pd
-
     rows = []
     for (world, n), part in table.groupby(["world", "n"]):
         least = resolution(part)
         for passes, point in part.groupby("passes"):
             for control in controls:
-                both = pairs(point, treatment, control, least, measure)
+                both = pairs(point, "loglinear", control, least)
                 effect = scorecard.paired_effect(*both)
                 above = sum(max(pair) > least for pair in zip(*both, strict=True))
                 rows.append({

@@ -21,7 +21,7 @@ from ..files import read_yaml
 from ..settings import Real, Whole, settings
 from ..theory.schedules import codebook_sizes
 from .models import Shape
-from .trial import Trial
+from .trial import SOURCES, Trial
 
 STACKED = 25  # models trained side by side; more gain little
 
@@ -137,8 +137,5 @@ def _trial(lab: Lab, group: LabGroup, world: str, n: int, seeds: tuple[int, int,
         made = {"seed": seeds[1], **lab.arms[name]}  # a shuffled order for each tokenizer
         sizes = codebook_sizes(length=shape.length, k_max=shape.k_max, **made)
         arms[name] = tuple(sizes.tolist())
-    set_seed, tokenizer_seed, ar_seed = seeds
-    return Trial(
-        arms=arms, world=world, n=n, set_seed=set_seed, tokenizer_seed=tokenizer_seed,
-        ar_seed=ar_seed, shape=shape, **values,
-    )  # fmt: skip
+    named = dict(zip(SOURCES, seeds, strict=True))
+    return Trial(arms=arms, world=world, n=n, shape=shape, **named, **values)

@@ -19,7 +19,7 @@ from ..study.origin import Comparison, commit, default_results, hardware, versio
 from .measure import run as measured
 from .models import Shape
 from .plan import Lab, LabRun, blocks, runs
-from .trial import Trial
+from .trial import SOURCES, Trial
 
 # Relative tolerances of a recomputation. On the machine and versions of the record everything is
 # equal; elsewhere another rounding grows over some thousand steps.
@@ -70,7 +70,7 @@ def record(results: Path, block: Sequence[LabRun]) -> None:
 
 def _described(trial: Trial) -> dict[str, Any]:
     arms = {name: list(sizes) for name, sizes in trial.arms.items()}
-    named = {name: getattr(trial, name) for name in ("set_seed", "tokenizer_seed", "ar_seed")}
+    named = {name: getattr(trial, name) for name in SOURCES}
     passes, chosen = list(trial.passes), trial.tokenizer_points
     return fold(trial) | named | {"arms": arms, "passes": passes, "tokenizer_points": chosen}
 

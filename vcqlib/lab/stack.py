@@ -55,19 +55,16 @@ class Stack:
         self._optimizer.zero_grad()
         losses.sum().backward()  # no model's loss depends on another's parameters
         self._clip()
+        along = 0.0 if self._steps is None else self.step / self._steps
+        decay = 0.5 * (1 + math.cos(math.pi * along))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._lr * min(1.0, (self.step + 1) / WARMUP) * self._decay()
+            group["lr"] = self._lr * min(1.0, (self.step + 1) / WARMUP) * decay
         self._optimizer.step()
         self.step += 1
         with torch.no_grad():
             weight = max(1 - AVERAGE, 9 / (9 + self.step))
             torch._foreach_lerp_(self._average, list(self.parameters.values()), weight)
         return losses.detach()
-
-    def _decay(self) -> float:
-        if self._steps is None:
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * self.step / self._steps))
 
     @torch.no_grad()
     def _clip(self) -> None:

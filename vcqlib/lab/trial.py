@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +30,7 @@ from .stack import Stack, seeded
 from .worlds import Points, draw, stream, world
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+SOURCES = ["set_seed", "tokenizer_seed", "ar_seed"]  # of randomness
 
 
 @settings
@@ -133,7 +135,7 @@ def nearest(points: Tensor, training: Tensor) -> np.ndarray:
 def side_by_side(trials: Sequence[Trial]) -> Trial:
     """The first of trials that differ in seeds and sizes only; ValueError if others do not."""
     first = trials[0]
-    free = {"arms", "set_seed", "tokenizer_seed", "ar_seed"}
+    free = {"arms", *SOURCES}
     for other in trials:
         unlike = [k for k, v in vars(first).items() if k not in free and v != getattr(other, k)]
         if unlike or [*first.arms] != [*other.arms]:
@@ -223,13 +225,6 @@ def train_ar(
                 order = order.repeat_interleave(arms, 0)
             rows = order[:, place * first.batch : (place + 1) * first.batch]  # [models, B]
             stack.train(every[model, rows], classes_of[model, rows])
-        yield (
-            passes,
-            [
-                {
-                    name: stack.load_into(ARModel(config), i * arms + j)
-                    for j, (name, config) in enumerate(zip(first.arms, mine, strict=True))
-                }
-                for i, mine in enumerate(configs)
-            ],
-        )
+        stopped = [stack.load_into(ARModel(c), i) for i, c in enumerate(chain(*configs))]
+        parts = (stopped[i : i + arms] for i in range(0, len(stopped), arms))
+        yield passes, [dict(zip(first.arms, part, strict=True)) for part in parts]

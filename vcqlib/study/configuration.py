@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from ..checks import unknown_name
+from ..checks import must, unknown_name
 from ..data.image_sets import NAMES, TRAINING_IMAGES, parse_name
 from ..settings import Flag, Real, Sizes, Whole, flat, fold, setting, settings, unfold
 from ..theory.schedules import codebook_sizes
@@ -164,10 +164,8 @@ class Configuration:
         n, trained = self.data.n_images, self.tokenizer.tokenizer_images
         most = TRAINING_IMAGES.get(self.data.dataset)
         for name, count in (("n_images", n), ("tokenizer_images", trained)):
-            if most and count and count > most:
-                raise ValueError(
-                    f"{name} must be at most {most}, as {self.data.dataset} has, got {count}"
-                )
+            enough = not (most and count) or count <= most
+            must(enough, name, f"at most {most}, as {self.data.dataset} has", count)
         if trained is not None and n is not None and trained < n:
             raise ValueError(f"tokenizer_images {trained} must be at least n_images {n}, or None")
         if self.tokenizer.balance and self.tokenizer_recipe.batch == 1:
@@ -176,11 +174,8 @@ class Configuration:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Configuration:
         """From flat names, those that are no setting left out; defaults for the rest."""
-        known, plain = flat(cls), cls()
-        given = {name: value for name, value in values.items() if name in known}
-        touched = {known[name].path[0] for name in given}  # the rest need not be checked again
-        defaults = {n: v for n, v in fold(plain).items() if known[n].path[0] in touched}
-        return cls(**unfold(cls, defaults | given))
+        given = {name: value for name, value in values.items() if name in flat(cls)}
+        return cls(**unfold(cls, fold(cls()) | given))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -237,10 +232,8 @@ class Configuration:
     def torch_device(self) -> torch.device:
         import torch
 
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
+        there = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(there if self.device == "auto" else self.device)
 
     @property
     def flipped(self) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import ImageSource, open_images
+from ..data.batches import open_images
 from ..data.code_store import CodeStore, open_codes
 from ..data.image_folder import folder_digest
 from ..data.image_sets import ImageSet, load_images, own_files, to_uint8
@@ -36,18 +36,8 @@ from .stages import ARRun
 HELD_OUT = 10_000  # held-out images that are split into validation and test, at most
 
 
-@lru_cache(maxsize=4)  # the arms of a study share their images, and a chapter its arms'
-def _train_images(
-    dataset: str, n: int | None, size: int | None, augment: bool, channels: int | None
-) -> ImageSet | ImageSource:
-    return open_images(dataset, n, size, augment, channels)
-
-
-@lru_cache(maxsize=2)
-def _test_images(dataset: str, at_most: int, size: int | None, channels: int | None) -> ImageSet:
-    return load_images(dataset, "test", image_size=size, at_most=at_most, channels=channels)
-
-
+_train_images = lru_cache(maxsize=4)(open_images)  # the arms of a study share them
+_test_images = lru_cache(maxsize=2)(load_images)
 _files = lru_cache(folder_digest)  # a folder of a million images is listed once
 
 
@@ -96,7 +86,8 @@ class Experiment:
         d = self.c.data
         drawn = d.dataset.startswith("synthetic")
         at_most = 2 * d.n_images if drawn and d.n_images else HELD_OUT
-        every = _test_images(d.dataset, at_most, d.image_size, d.channels)
+        like = {"image_size": d.image_size, "channels": d.channels}
+        every = _test_images(d.dataset, "test", at_most=at_most, **like)
         middle = len(every) // 2  # they take the classes in turn, so that a part is balanced too
         some = slice(half * middle, (half + 1) * middle)
         return replace(every, images=every.images[some], labels=every.labels[some])
@@ -200,19 +191,17 @@ class Experiment:
     def samples(self, step: int | None = None) -> Samples:
         """The samples that are judged, of the last step or of a snapshot; a stage of its own."""
         step = step or self.ar.steps[-1]
-        if step not in self._samples:
-            self._samples[step] = self._drawn(step)
-        return self._samples[step]
 
-    def _drawn(self, step: int) -> Samples:
         def build(folder: Path) -> None:
             s = self.c.sampling
             how = {f.name: getattr(s, f.name) for f in fields(s) if f.name != "n_samples"}
             write_samples(folder / "samples.npz", self.ar.at(step), self.tokenizer, s.n_samples,
                           flipped=self.c.flipped, **how)  # fmt: skip
 
-        inputs = self._inputs("samples") | {"step": step}
-        return read_samples(cache.stage("samples", inputs, build) / "samples.npz")
+        if step not in self._samples:
+            folder = cache.stage("samples", self._inputs("samples") | {"step": step}, build)
+            self._samples[step] = read_samples(folder / "samples.npz")
+        return self._samples[step]
 
     def marginal_codes(self, n: int, seed: int = 0) -> Tensor:
         """Codes [n, T] whose positions are drawn independently from the training codes: a floor."""

@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..data.texts import load_text, text_tokenizer, windows
@@ -23,9 +23,6 @@ from ..training.inference import position_bits
 from ..training.recipe import Recipe
 from ..training.run import own_randomness
 from . import cache, scorecard
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KINDS = ("gpt2", "bytes", "bpe:256")  # the tokenizations of claim C3
 
@@ -88,8 +85,6 @@ def text_shares(
         A row for each text, kind and seed: `text`, `kind`, `seed`, `windows`, `vocabulary`, `bits`
         (of a token), `share` (of log2 vocabulary).
     """
-    import pandas as pd
-
     found = []
     for text in dict.fromkeys(texts):
         for kind in kinds:
@@ -161,8 +156,7 @@ def model_bits(
         with own_randomness(torch.device(device)):
             torch.manual_seed(seed)
             model = ARModel(ARConfig(sizes, vocabulary, classes=1, **PRESETS[preset])).to(device)
-        recipe = Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03,
-                                 seed=seed)  # fmt: skip
+        recipe = Recipe(steps, batch, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.03, seed=seed)
         train_ar(model, train, none, recipe, folder)
         for old in folder.glob("step-*"):
             old.unlink()

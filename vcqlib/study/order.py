@@ -7,17 +7,14 @@ tokens, as the paper does, and at equal bits of capacity.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from ..checks import unknown_name
+from ..checks import must, one_of
 from ..theory.cliff import cumulative_capacity
 from . import records, scorecard
 from .measures import prefix_lengths
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 READINGS = ("encoder outputs", "code vectors", "one-hot codes")  # of a token, by the probe
 CONTROLS = ("uniform", "matched", "reversed")
@@ -57,15 +54,14 @@ def accuracy(
             longer than those that were probed.
     """
     probe = record["measures"]["probe"]
-    if reading not in probe:
-        raise unknown_name("reading", reading, probe)
+    one_of(probe, "reading", reading)
     if (tokens is None) == (bits is None):
         raise ValueError(f"give tokens or bits, got tokens={tokens}, bits={bits}")
     lengths = np.asarray(prefix_lengths(len(record["sizes"])))
     at = lengths if bits is None else cumulative_capacity(record["sizes"])[lengths - 1]
     asked, what = (tokens, "tokens") if bits is None else (bits, "bits")
-    if not at[0] - 1e-9 <= asked <= at[-1] + 1e-9:
-        raise ValueError(f"{what} must be {at[0]:g} to {at[-1]:g} in {record['arm']}, got {asked}")
+    there = at[0] - 1e-9 <= asked <= at[-1] + 1e-9
+    must(there, what, f"{at[0]:g} to {at[-1]:g} in {record['arm']}", asked)
     return float(np.interp(asked, at, probe[reading]))
 
 
@@ -90,8 +86,6 @@ def table(found: Sequence[dict], arm: str = "loglinear") -> pd.DataFrame:
     outputs have no row at equal bits: the codebook does not limit what they hold. Controls that
     were not probed have none at all.
     """
-    import pandas as pd
-
     rows = []
     for (dataset, length), group in probed(found, arm).items():
         names = {r["arm"] for r in group}

@@ -23,13 +23,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..checks import unknown_name
+from ..checks import naming, one_of
 from ..files import read_yaml
 from ..settings import Flag, Whole, flat, settings
 from . import cache, records
 from .configuration import Configuration
 from .experiment import Experiment
-from .judge import check_samples
 from .measures import Stages, measure
 from .records import StudyRun
 
@@ -83,10 +82,8 @@ def load_study(path: str | Path) -> Study:
             runs of one name; the message names the file and the entry.
     """
     path, content = Path(path), read_yaml(path)
-    try:
+    with naming(path):
         file = StudyFile(**content)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
     for arm, values in file.arms.items():
         if other := sorted(values.keys() & flat(Configuration).keys() - set(records.ARM)):
             raise ValueError(f"{path}, arm {arm!r} sets {other[0]}: arms may differ in their "
@@ -95,19 +92,15 @@ def load_study(path: str | Path) -> Study:
     for group in file.groups:
         for seed, ar_seed, arm in product(group.seeds, group.ar_seeds, group.arms):
             where = f"{path}, group {group.name!r}, arm {arm!r}"
-            try:
-                if arm not in file.arms:
-                    raise unknown_name("arm", arm, file.arms)
+            with naming(where):
+                one_of(file.arms, "arm", arm)
                 values = file.base | group.set | file.arms[arm]
                 for name in values:
-                    if name not in flat(Configuration):
-                        raise unknown_name("setting", name, flat(Configuration))
+                    one_of(flat(Configuration), "setting", name)
                 seeds = {"seed": seed, "ar_seed": ar_seed}
                 if values.get("n_images") is None:
                     raise ValueError("give n_images, which records compare")
                 e = Experiment(Configuration.of(values | seeds))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{where}: {error}") from None
             run = StudyRun(path.stem, group.name, arm, e, group.sweeps, group.stages)
             if run.name in runs:
                 raise ValueError(f"{where}: two runs are called {run.name}")
@@ -148,7 +141,6 @@ def compute(runs: Iterable[StudyRun], results: Path) -> Iterator[StudyRun]:
 def _record(run: StudyRun, results: Path) -> None:
     if not records.current(results, run):
         e = Experiment(run.experiment.c)  # what it loads goes when it is done
-        check_samples(e)
         records.write(results, replace(run, experiment=e), measure(e, run.sweeps, run.stages))
 
 

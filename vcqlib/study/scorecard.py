@@ -133,9 +133,8 @@ def judge_effect(
 def judge_family(
     pairs: Mapping[Hashable, tuple[Sequence[float], Sequence[float]]],
     enough: Mapping[Hashable, bool] | None = None,
-    smaller: bool = True,
 ) -> dict[Hashable, dict[str, Any]]:
-    """Verdicts on several effects that are looked at together.
+    """Verdicts on several effects that are looked at together and that a claim says lie below 1.
 
     Judged by the interval after Holm's correction; where that one holds 1 and the plain interval
     lies on the claim's side, the verdict is direction only.
@@ -148,13 +147,12 @@ def judge_family(
         name → `ratio`, `low`, `high`, `interval` (plain), `corrected` (interval), `p`,
         `detectable`, `seeds`, `verdict`.
     """
-    found, side = {}, -1 if smaller else 1
+    found = {}
     for name, effect in holm(pairs).items():
         plain = paired_effect(*pairs[name])
-        verdict = judge_effect(effect, smaller, floors=enough is None or enough[name])
-        if verdict == UNDECIDED and plain.low is not None and plain.high is not None:
-            nearest = min(side * math.log(end) for end in (plain.low, plain.high))
-            verdict = DIRECTION if nearest > 0 else UNDECIDED
+        verdict = judge_effect(effect, True, floors=enough is None or enough[name])
+        if verdict == UNDECIDED and plain.high is not None and plain.high < 1:
+            verdict = DIRECTION
         found[name] = {
             "ratio": plain.ratio, "low": plain.low, "high": plain.high,
             "interval": plain.interval(), "corrected": effect.interval(), "p": plain.p,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,32 +155,30 @@ def share(n: int) -> range:
     return range(n * rank() // world(), n * (rank() + 1) // world())
 
 
+def every(value: Any) -> list[Any]:
+    """What each process gives, in their order, in all of them."""
+    found = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
 def joined(rows: np.ndarray) -> np.ndarray:
     """The rows of all processes, in their order, in every process."""
-    if world() == 1:
-        return rows
-    parts: list = [None] * world()
-    dist.all_gather_object(parts, rows)
-    return np.concatenate(parts)
+    return np.concatenate(every(rows))
 
 
 def agree(value: int, what: str) -> int:
     """Raise ValueError if `value` is not the same in all processes."""
-    if world() > 1:
-        every: list = [None] * world()
-        dist.all_gather_object(every, value)
-        must(len(set(every)) == 1, what, "the same in all processes",
-             f"{every}: put the run folder on a disk that all nodes share")  # fmt: skip
+    found = every(value)
+    must(len(set(found)) == 1, what, "the same in all processes",
+         f"{found}: put the run folder on a disk that all nodes share")  # fmt: skip
     return value
 
 
 def most(value: int) -> int:
     """The largest of all processes' values."""
-    if world() == 1:
-        return value
-    every: list = [None] * world()
-    dist.all_gather_object(every, value)
-    return max(every)
+    return max(every(value))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..checks import must
 from ..data.batches import ImageSource, Part, stream
 from ..data.image_sets import to_float
 from ..models.autoregressive import ARModel
@@ -57,8 +58,7 @@ def changed_codes(model: Tokenizer, images: Tensor) -> float:
 
 def check_rows(model: ARModel, codes: Codes, labels: Tensor) -> None:
     """Refuse codes or labels int64 that are out of range, or not integers, a part at a time."""
-    if labels.shape != (len(codes),):
-        raise ValueError(f"labels must be [{len(codes)}], got {tuple(labels.shape)}")
+    must(labels.shape == (len(codes),), "labels", f"[{len(codes)}]", tuple(labels.shape))
     for first in range(0, max(1, len(codes)), ROWS):
         model.check(codes[first : first + ROWS], labels[first : first + ROWS], first)
 

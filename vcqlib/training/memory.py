@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -153,16 +154,10 @@ def parts(
             f"{plan.memory / 1e9:.1f} GB: choose a smaller model, recompute, or shard over more "
             "processes"
         )
-    first, last = 0, len(cuts) - 1  # the answer lies between
-    while first < last:
-        middle = (first + last) // 2
-        if need(cuts[middle]) <= MARGIN * plan.memory:
-            last = middle
-        else:
-            first = middle + 1
+    fewest = cuts[bisect_left(cuts[:-1], True, key=lambda n: need(n) <= MARGIN * plan.memory)]
     if asked:
         raise ValueError(
             f"too little memory: accumulate {asked} takes about {need(asked) / 1e9:.1f} GB of "
-            f"{plan.memory / 1e9:.1f} GB: set accumulate to {cuts[first]}, or auto"
+            f"{plan.memory / 1e9:.1f} GB: set accumulate to {fewest}, or auto"
         )
-    return cuts[first]
+    return fewest

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from ..checks import integer
+from ..checks import integer, must
 from ..settings import Flag, Real, Whole, flat, fold, setting, settings
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -76,10 +76,10 @@ class Recipe:
     checkpoint_minutes: Real = setting(2.0, "minutes between checkpoints", ge=0, habit=True)
     keep: Whole = setting(2, "checkpoints kept", ge=1, habit=True)
     log_every: Whole = setting(100, "steps between lines of log.jsonl", ge=1, habit=True)
-    validate_every: Whole = setting(0, "steps between looks at held-out data; 0: none",
-                                    ge=0, habit=True)  # fmt: skip
-    sample_every: Whole = setting(0, "steps between sheets of pictures; 0: none",
-                                  ge=0, habit=True)  # fmt: skip
+    validate_every: Whole = setting(
+        0, "steps between looks at held-out data; 0: none", ge=0, habit=True
+    )
+    sample_every: Whole = setting(0, "steps between sheets of pictures; 0: none", ge=0, habit=True)
     tensorboard: Flag = setting(False, "also log for TensorBoard", habit=True)
     wandb: Flag = setting(False, "also log to Weights & Biases; WANDB_MODE=offline keeps it here",
                           habit=True)  # fmt: skip
@@ -87,8 +87,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for beta in self.betas:
-            if not 0 <= beta < 1:
-                raise ValueError(f"betas must be in [0, 1), got {beta}")
+            must(0 <= beta < 1, "betas", "in [0, 1)", beta)
         if (untrained := self.ema**self.steps) > 0.5:
             warnings.warn(
                 f"ema {self.ema} over {self.steps} steps keeps {untrained:.0%} of the untrained "
