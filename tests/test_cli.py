@@ -138,3 +138,8 @@ def test_as_a_process(path, tmp_path):
     assert run("entropy").returncode == 2
     good = run("entropy", path)
     assert good.returncode == 0 and "cliff" in good.stdout and good.stderr == ""
+
+
+def test_a_record_that_is_not_there(tmp_path, capsys):
+    assert main(["reproduce", str(tmp_path / "gone.json")]) == 2
+    assert capsys.readouterr().err == f"vcq: {tmp_path}/gone.json does not exist\n"

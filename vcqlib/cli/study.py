@@ -164,9 +164,9 @@ def reproduce(path: Positional[Path]) -> None:
     Args:
         path: a record, for instance data/results/smoke/main-uniform-s0.json, or one of the lab.
     """
-    from ..files import read_json
+    from ..files import existing_path, read_json
 
-    if "trial" in read_json(path):
+    if "trial" in read_json(existing_path(path)):
         from ..lab.records import reproduce
     else:
         from ..study.records import reproduce
