@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -85,21 +85,19 @@ class Experiment:
     @property
     def validation(self) -> ImageSet:
         """Half of the held-out images, balanced: to choose by."""
-        return self._held_out(0)
+        return self._held_out.part("validation")
 
     @property
     def test(self) -> ImageSet:
         """The other half: only to report on."""
-        return self._held_out(1)
+        return self._held_out.part("test")
 
-    def _held_out(self, half: int) -> ImageSet:
+    @property
+    def _held_out(self) -> ImageSet:
         d = self.c.data
         drawn = d.dataset.startswith("synthetic")
         at_most = 2 * d.n_images if drawn and d.n_images else HELD_OUT
-        every = _test_images(d.dataset, at_most, d.image_size, d.channels)
-        middle = len(every) // 2  # they take the classes in turn, so that a part is balanced too
-        some = slice(half * middle, (half + 1) * middle)
-        return replace(every, images=every.images[some], labels=every.labels[some])
+        return _test_images(d.dataset, at_most, d.image_size, d.channels)
 
     def _data(self) -> dict:
         """What the settings cannot say of the images: their content."""

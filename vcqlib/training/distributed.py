@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -152,6 +153,17 @@ def barrier() -> None:
 def share(n: int) -> range:
     """This process's neighbouring ones of n pieces of work, in the order of the processes."""
     return range(n * rank() // world(), n * (rank() + 1) // world())
+
+
+def parts(n: int, batch: int) -> list[range]:
+    """This process's share in parts of at most `batch`: as many in every process.
+
+    Sharded weights are gathered in every pass, which all processes have to make together.
+    """
+    mine, most = share(n), -(-n // world())
+    count = -(-most // batch)
+    ends = [mine.start + len(mine) * i // count for i in range(count + 1)]
+    return [range(a, b) for a, b in pairwise(ends)]
 
 
 def joined(rows: np.ndarray) -> np.ndarray:
