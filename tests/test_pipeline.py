@@ -19,10 +19,10 @@ from vcqlib.cli.app import main
 from vcqlib.data.code_store import open_codes
 from vcqlib.files import read_json, read_record
 from vcqlib.metrics import extractors
-from vcqlib.study import cache, experiment, folder, judge, measures, samples, stages
+from vcqlib.models import saved
+from vcqlib.study import cache, experiment, judge, measures, samples, stages
 from vcqlib.study.configuration import Configuration
 from vcqlib.study.experiment import Experiment
-from vcqlib.study.folder import load_model
 from vcqlib.study.samples import read_samples
 
 TINY = {
@@ -69,9 +69,9 @@ def test_the_shell_and_a_study_make_the_same_weights_codes_and_samples(here, sch
     vcq(f"train ar --codes-folder c {AR} --out a")
     vcq("sample --ar-folder a --tokenizer-folder t --out s.npz --n-samples 60 --device cpu")
     cpu = e.device
-    assert equal(e.tokenizer, load_model(here / "t", type(e.tokenizer), cpu))
+    assert equal(e.tokenizer, type(e.tokenizer).from_pretrained(here / "t", cpu))
     assert np.array_equal(e.codes.codes, open_codes(here / "c").codes)
-    assert equal(e.ar.model, load_model(here / "a", type(e.ar.model), cpu))
+    assert equal(e.ar.model, type(e.ar.model).from_pretrained(here / "a", cpu))
     ours, theirs = e.samples(), read_samples(here / "s.npz")
     assert torch.equal(ours.codes, theirs.codes) and torch.equal(ours.images, theirs.images)
     assert torch.equal(ours.labels, theirs.labels)
@@ -200,7 +200,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
     count(cache, "stage", lambda *_: "stages")
     count(cache, "sha256_file", lambda *_: "hashes")
-    count(folder, "load_tensors", lambda *_: "weights")
+    count(saved, "load_tensors", lambda *_: "weights")
     for module in (samples, experiment):
         count(module, "draw", _what_is_drawn)
     count(judge.Judge, "gfd", lambda *_: "distances")

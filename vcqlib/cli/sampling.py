@@ -86,7 +86,7 @@ def read_models(
 ) -> Models:
     """What `--ar-folder` and `--tokenizer-folder`, or `--pretrained`, stand for."""
     from ..models.autoregressive import ARModel
-    from ..study.folder import load_model, read_config
+    from ..models.saved import read_config
     from ..study.pretrained import load_pretrained
 
     if pretrained is not None:
@@ -95,10 +95,10 @@ def read_models(
         given = load_pretrained(pretrained, place)
         info = given.card["codes"]
         return Models(given.ar, given.tokenizer, info, "auto", {"pretrained": pretrained})
-    trained = read_config(ar_folder, ARModel)
+    trained = read_config(ar_folder, ARModel, ("codes", "configuration"))
     decoder = load_decoder(tokenizer_folder, trained["codes"], place)
     asked = {"ar": str(ar_folder), "tokenizer": str(tokenizer_folder)}
     precision = trained["configuration"].get("ar_precision", "auto")
     return Models(
-        load_model(ar_folder, ARModel, place), decoder, trained["codes"], precision, asked
+        ARModel.from_pretrained(ar_folder, place), decoder, trained["codes"], precision, asked
     )

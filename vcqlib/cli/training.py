@@ -88,15 +88,16 @@ def encode(
         workers: processes that decode images.
     """
     from ..data.batches import open_source
+    from ..models.saved import read_config
     from ..models.tokenizer import Tokenizer
     from ..study import stages
     from ..study.configuration import Configuration
-    from ..study.folder import load_model, read_config, weights_digest
+    from ..study.folder import weights_digest
     from ..training.distributed import processes, rank
     from ..training.run import memory_advice
 
     integer(batch, "--batch", 1)
-    trained = read_config(tokenizer_folder, Tokenizer)
+    trained = read_config(tokenizer_folder, Tokenizer, ("configuration",))
     settings = trained["configuration"]
     named = dataset or settings["dataset"]
     own = split == "train" and named == settings["dataset"]
@@ -106,7 +107,7 @@ def encode(
     c = Configuration.of({"dataset": named, **order, **codes})
     count = settings["n_images"] if own else None
     with processes(device) as place, memory_advice(fewer(batch)):
-        model = load_model(tokenizer_folder, Tokenizer, place)
+        model = Tokenizer.from_pretrained(tokenizer_folder, place)
         crop = "ten" if ten_crop else "centre"
         size, channels = model.config.image_size, model.config.channels
         source = open_source(named, split, count, size, crop, channels)
@@ -175,9 +176,9 @@ def _artist(
 def load_decoder(folder: Path, codes: dict, device: torch.device):
     """The tokenizer that wrote the codes (their sidecar's `info`); any other one is refused."""
     from ..models.tokenizer import Tokenizer
-    from ..study.folder import load_model, weights_digest
+    from ..study.folder import weights_digest
 
-    model = load_model(folder, Tokenizer, device)
+    model = Tokenizer.from_pretrained(folder, device)
     ours, theirs = weights_digest(folder)[:12], codes["tokenizer"][:12]
     if ours != theirs:
         raise ValueError(

@@ -29,7 +29,7 @@ from ..progress import bar
 from ..training.inference import decode
 from . import cache, stages
 from .configuration import Configuration
-from .folder import load_model, read_log, weights_digest
+from .folder import read_log, weights_digest
 from .samples import Samples, draw, read_samples, write_samples
 from .stages import ARRun
 
@@ -130,7 +130,7 @@ class Experiment:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The trained tokenizer, in eval mode."""
-        return load_model(self.tokenizer_folder, Tokenizer, self.device)
+        return Tokenizer.from_pretrained(self.tokenizer_folder, self.device)
 
     @property
     def tokenizer_curve(self) -> list[dict]:

@@ -37,7 +37,7 @@ from ..training.losses import Backbone
 from ..training.recipe import halves
 from ..training.run import own_randomness
 from .configuration import Configuration
-from .folder import load_model, run_folder
+from .folder import run_folder
 
 EVALUATED = 2000  # codes behind each point of a training curve, train and held-out
 
@@ -86,7 +86,7 @@ def train_tokenizer(
                 about["configuration"], c.losses,
             )  # fmt: skip
             finish(model)
-    return load_model(folder, Tokenizer, device)
+    return Tokenizer.from_pretrained(folder, device)
 
 
 def pixels_of(images: ImageSet | ImageSource) -> Tensor | ImageSource:
@@ -184,7 +184,7 @@ class ARRun:
         if step == self.steps[-1]:
             return self.model
         device = self.model.head.weight.device
-        return load_model(self.folder, ARModel, device, f"snapshot-{step:08d}.safetensors")
+        return ARModel.from_pretrained(self.folder, device, f"snapshot-{step:08d}.safetensors")
 
 
 def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
@@ -251,7 +251,7 @@ def train_ar(
 def read_ar(folder: Path, device: torch.device) -> ARRun:
     """What `train_ar` left in a folder."""
     curve = [read_json(path) for path in sorted(folder.glob("point-*.json"))]
-    return ARRun(load_model(folder, ARModel, device), curve, folder)
+    return ARRun(ARModel.from_pretrained(folder, device), curve, folder)
 
 
 def _sample(store: CodeStore) -> tuple[Tensor, Tensor]:
