@@ -97,7 +97,8 @@ def default_extractor(dataset: str) -> str:
 
 def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: str) -> np.ndarray:
     images = torch.as_tensor(checks.images(images, "images"))
-    with torch.inference_mode():
+    whole = torch.autocast(torch.device(device).type, enabled=False)  # whatever the caller's
+    with torch.inference_mode(), whole:
         batches = bar(images.split(BATCH), "features", delay=2)
         parts = [function(batch.to(device)).float().cpu() for batch in batches]
     return torch.cat(parts).numpy()  # [N, dim]

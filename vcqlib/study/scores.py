@@ -18,6 +18,8 @@ from ..progress import bar
 from ..training import distributed
 from .samples import draw
 
+AT_ONCE = 64  # samples drawn beside a model in training
+
 
 def features_of(extract: BatchedExtractor, images: Tensor) -> np.ndarray:
     """Features [N, d] of uint8 images [N, C, H, W], in every process."""
@@ -56,6 +58,27 @@ def enough(made: int, real: np.ndarray, extract: BatchedExtractor) -> None:
     width = real.shape[1]
     for what, count in (("n_samples", made), ("validation images", len(real))):
         must(count > width, what, f"above {width}, the features of {extract.name!r}", count)
+
+
+class Watch:
+    """The distance of an AR model's samples to validation images, asked for in the middle of a run.
+
+    Every process draws its share and waits for the others; the first one gets the number.
+    """
+
+    def __init__(
+        self, extract: BatchedExtractor, decoder: Tokenizer, real: Tensor, n: int, flipped: bool
+    ) -> None:
+        """real: validation images uint8 [N, C, H, W]; ValueError if they or n are too few."""
+        self.extract, self.decoder, self.n, self.flipped = extract, decoder, n, flipped
+        self.real = features_of(extract, real)
+        enough(n, self.real, extract)
+
+    def __call__(self, model: ARModel) -> float | None:
+        made = features_of_samples(
+            self.extract, model, self.decoder, self.n, AT_ONCE, flipped=self.flipped
+        )
+        return None if distributed.rank() else distances.frechet_distance(made, self.real)
 
 
 def compared(made: np.ndarray, real: np.ndarray) -> dict[str, float]:

@@ -210,6 +210,7 @@ def train_ar(
     device: torch.device,
     held_out: CodeStore | None = None,
     draw: Callable[[ARModel], Tensor] | None = None,
+    score: Callable[[ARModel], float | None] | None = None,
 ) -> ARRun:
     """Train on the codes, or go on where the folder's last checkpoint stands.
 
@@ -217,6 +218,7 @@ def train_ar(
         held_out: codes whose bits at each position are measured on the way, beside as many of the
             training codes; without them no snapshots are kept.
         draw: model → uint8 images [n, C, H, W], a sheet of which is written on the way.
+        score: model → distance of its samples, logged every `evaluate_every` steps.
     """
     info = codes.info
     shape = ar_config(c, codes.sizes, info["model"]["num_codes"], len(info["classes"]))
@@ -227,8 +229,8 @@ def train_ar(
 
     def evaluate(model: ARModel, step: int) -> None:
         (train, test), point = looked_at, {"step": step}
-        point["train"] = position_bits(model, *train).tolist()
-        point["held_out"], point["held_out_own"] = both_bits(model, *test).tolist()
+        point["train"] = position_bits(model, *train, shared=True).tolist()
+        point["held_out"], point["held_out_own"] = both_bits(model, *test, shared=True).tolist()
         save_weights(folder / f"snapshot-{step:08d}.safetensors", model)  # shards them again
         if distributed.rank() == 0:
             write_json(folder / f"point-{step:08d}.json", point)
@@ -242,7 +244,7 @@ def train_ar(
             rows, labels = resident(codes, device), torch.from_numpy(codes.labels)
             ar_training.train_ar(
                 model, rows, labels, recipe, folder, grid, evaluate,
-                looked_at[1] if looked_at else None, draw, codes.info,
+                looked_at[1] if looked_at else None, draw, codes.info, score, c.ar.evaluate_every,
             )  # fmt: skip
             finish(model)
     return read_ar(folder, device)
