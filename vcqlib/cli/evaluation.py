@@ -73,18 +73,19 @@ def evaluate(
     name = extractor or ("inception" if reference else extractors.default_extractor(dataset))
     if reference and name != "inception":
         raise ValueError(f"a reference file holds Inception moments, not those of {name!r}")
+    # what is not there is said before the network has looked at anything
     batch = adm.load_reference(reference) if reference else None
+    like = image_size or size, channels if imitated else None
+    held_out = _held_out(dataset, part, n_reference, channels, *like) if dataset else None
     with processes(device) as place:
         extract = extractors.load_extractor(name, str(place), weights)
-        seen = pictures = real = None
+        seen = pictures = None
         if name == "inception":
             seen = adm.joined(everything_of(extract, x) for x in drawn)
         made = seen.pooled if seen else np.concatenate([features_of(extract, x) for x in drawn])
         if batch and batch.images is not None:
             pictures = everything_of(extract, torch.from_numpy(batch.images))
-        if dataset is not None:
-            like = image_size or size, channels if imitated else None
-            real = features_of(extract, _held_out(dataset, part, n_reference, channels, *like))
+        real = features_of(extract, held_out) if dataset else None
         if rank():
             return
     rows: dict[str, float | int | str] = {"extractor": extract.label, "samples": len(made)}
