@@ -157,7 +157,8 @@ def test_what_shapes_a_result_is_in_its_identity_and_in_no_earlier_one(stage, va
 @pytest.mark.parametrize(
     "values",
     [{"workers": 2}, {"tokenizer_log_every": 1}, {"tokenizer_keep": 9}, {"ar_sample_every": 7},
-     {"ar_checkpoint_minutes": 9}, {"tokenizer_compile": True}, {"ar_shard": True}],
+     {"ar_checkpoint_minutes": 9}, {"tokenizer_compile": True}, {"ar_shard": True},
+     {"evaluate_every": 5}],
 )  # fmt: skip
 def test_habits_are_in_no_identity(values):
     assert changed(**values).fingerprint == BASE.fingerprint

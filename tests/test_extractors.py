@@ -107,10 +107,12 @@ def test_only_inception_is_called_fid(monkeypatch, tmp_path) -> None:
         def __init__(self, name, features, feature_extractor_weights_path) -> None:
             super().__init__()
             torch.load(feature_extractor_weights_path, weights_only=True)
+            self.Mixed_6d = torch.nn.ModuleDict({"branch1x1": torch.nn.Identity()})
 
         def forward(self, images):
             assert images.dtype == torch.uint8 and images.shape[1] == 3
-            return (images.float().mean(dim=(2, 3)),)
+            self.Mixed_6d["branch1x1"](images.float())
+            return images.float().mean(dim=(2, 3)), images.float().mean(dim=(2, 3))
 
     module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
     module.FeatureExtractorInceptionV3 = Network

@@ -7,10 +7,11 @@ from torch import nn
 from vcqlib.models import transformer
 from vcqlib.models.autoregressive import ARConfig, ARModel
 from vcqlib.models.tokenizer import Tokenizer, TokenizerConfig
+from vcqlib.progress import say
 from vcqlib.training import autoregressive
 from vcqlib.training.autoregressive import train_ar
 from vcqlib.training.inference import changed_codes, in_precision
-from vcqlib.training.recipe import Recipe
+from vcqlib.training.recipe import Recipe, halves
 from vcqlib.training.run import Run
 
 SIZES = (2, 4, 8, 8)
@@ -148,3 +149,16 @@ def test_bf16_weights_are_a_copy_and_the_share_of_changed_codes_is_measured():
         if isinstance(layer, nn.Linear):
             layer.weight.data = torch.zeros_like(layer.weight)
     assert changed_codes(tokenizer, images) == 0
+
+
+def test_a_gpu_without_bf16_takes_fp32_or_says_so(monkeypatch, capsys):
+    has = [True]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has[0])
+    say.cache_clear()
+    assert halves("auto", "cuda") and halves("bf16", "cuda") and not halves("fp32", "cuda")
+    has[0] = False  # an older one, which would emulate it
+    assert not halves("auto", "cuda") and not halves("auto", "cuda")
+    assert capsys.readouterr().err == "this GPU has no bf16: fp32 is used\n"
+    with pytest.raises(ValueError, match="precision must be fp32 or auto on this GPU, .* got bf16"):
+        halves("bf16", "cuda")
+    assert halves("bf16", "cpu") and not halves("auto", "cpu")

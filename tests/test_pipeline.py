@@ -17,12 +17,12 @@ import torch
 import vcqlib
 from vcqlib.cli.app import main
 from vcqlib.data.code_store import open_codes
-from vcqlib.files import read_json
+from vcqlib.files import read_json, read_record
 from vcqlib.metrics import extractors
-from vcqlib.study import cache, experiment, folder, judge, measures, samples, stages
+from vcqlib.models import saved
+from vcqlib.study import cache, experiment, judge, measures, samples, stages
 from vcqlib.study.configuration import Configuration
 from vcqlib.study.experiment import Experiment
-from vcqlib.study.folder import load_model
 from vcqlib.study.samples import read_samples
 
 TINY = {
@@ -69,9 +69,9 @@ def test_the_shell_and_a_study_make_the_same_weights_codes_and_samples(here, sch
     vcq(f"train ar --codes-folder c {AR} --out a")
     vcq("sample --ar-folder a --tokenizer-folder t --out s.npz --n-samples 60 --device cpu")
     cpu = e.device
-    assert equal(e.tokenizer, load_model(here / "t", type(e.tokenizer), cpu))
+    assert equal(e.tokenizer, type(e.tokenizer).from_pretrained(here / "t", cpu))
     assert np.array_equal(e.codes.codes, open_codes(here / "c").codes)
-    assert equal(e.ar.model, load_model(here / "a", type(e.ar.model), cpu))
+    assert equal(e.ar.model, type(e.ar.model).from_pretrained(here / "a", cpu))
     ours, theirs = e.samples(), read_samples(here / "s.npz")
     assert torch.equal(ours.codes, theirs.codes) and torch.equal(ours.images, theirs.images)
     assert torch.equal(ours.labels, theirs.labels)
@@ -103,7 +103,7 @@ SCRIPT = """
 import sys
 from vcqlib.cli.app import main
 from vcqlib.metrics import extractors
-from vcqlib.study import samples, stages
+from vcqlib.study import samples, scores, stages
 from vcqlib.training.distributed import processes, rank
 
 def counted(module, name, size):
@@ -117,6 +117,7 @@ def counted(module, name, size):
 
 counted(stages, "encode_batch", len)
 counted(samples, "draw", lambda drawn: len(drawn.codes))
+counted(scores, "draw", lambda drawn: len(drawn.codes))
 counted(extractors.BatchedExtractor, "__call__", len)
 with processes("cpu"):
     for line in open(sys.argv[1]):
@@ -131,12 +132,15 @@ def test_two_processes_share_encoding_sampling_and_evaluation(here) -> None:
     encode = "encode --tokenizer-folder t --device cpu --batch 50"
     sample = "sample --ar-folder a --tokenizer-folder t --n-samples 61 --batch 20 --device cpu"
     evaluate = "evaluate --extractor pixels --n-reference 300 --device cpu --json"
+    sweep = ("sweep --ar-folder a --tokenizer-folder t --n-samples 61 --batch 20 --device cpu "
+             "--n-reference 300 --extractor pixels --cfg-scales 1 2 --temperatures 1")  # fmt: skip
     vcq(f"{encode} --out c")
     vcq(f"train ar --codes-folder c {AR} --out a")
     vcq(f"{sample} --out s.npz")
     vcq(f"{evaluate} one.json s.npz")
+    vcq(f"{sweep} --out sweep")
     lines = [f"{encode} --out c2", f"{encode} --ten-crop --out ten2", f"{sample} --out s2.npz",
-             f"{evaluate} two.json s.npz"]  # fmt: skip
+             f"{evaluate} two.json s.npz", f"{sweep} --out sweep2"]  # fmt: skip
     vcq(f"{encode} --ten-crop --out ten")
     (here / "script.py").write_text(SCRIPT)
     (here / "lines").write_text("\n".join(lines))
@@ -161,6 +165,10 @@ def test_two_processes_share_encoding_sampling_and_evaluation(here) -> None:
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert two[name] == (pytest.approx(value, rel=1e-6) if name != "extractor" else value)
+    one, two = (read_record(here / name / "sweep.json") for name in ("sweep", "sweep2"))
+    assert one["about"] == two["about"]
+    for a, b in zip(one["points"], two["points"], strict=True):
+        assert a == pytest.approx(b, rel=1e-6)
     left = {p.name for p in here.iterdir()}
     assert not [name for name in left if ".part" in name or name.startswith(".")]
     work = Counter()
@@ -169,8 +177,10 @@ def test_two_processes_share_encoding_sampling_and_evaluation(here) -> None:
             what, count = line.split()
             work[what, rank] += int(count)
     for what, halves in {
-        "encode_batch": (60 + 600, 60 + 600), "draw": (30, 31), "__call__": (30 + 150, 31 + 150)
-    }.items():  # fmt: skip
+        "encode_batch": (60 + 600, 60 + 600),
+        "draw": (30 + 2 * 30, 31 + 2 * 31),
+        "__call__": (30 + 150 + 75 + 2 * 30, 31 + 150 + 75 + 2 * 31),
+    }.items():
         assert (work[what, 0], work[what, 1]) == halves, what
 
 
@@ -190,7 +200,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
     count(cache, "stage", lambda *_: "stages")
     count(cache, "sha256_file", lambda *_: "hashes")
-    count(folder, "load_tensors", lambda *_: "weights")
+    count(saved, "load_tensors", lambda *_: "weights")
     for module in (samples, experiment):
         count(module, "draw", _what_is_drawn)
     count(judge.Judge, "gfd", lambda *_: "distances")

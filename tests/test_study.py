@@ -276,6 +276,28 @@ def test_jobs_share_the_work_and_leave_the_same_records(computed, folder, tmp_pa
         assert there["measures"] == here["measures"]
 
 
+@pytest.mark.parametrize(
+    ("count", "told", "expected"),
+    [
+        (2, None, ["0", "1", "0", "1", "0"]),
+        (8, None, ["0", "1", "2", "3", "4"]),
+        (2, "5,3", ["5", "3", "5", "3", "5"]),  # as a scheduler gives them
+        (1, "GPU-8f, -1", ["GPU-8f"] * 5),  # what follows -1 is not there
+        (0, None, [None] * 5),
+        (0, "", [""] * 5),
+    ],
+)
+def test_jobs_are_spread_over_the_gpus(count, told, expected, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(plan.subprocess, "Popen", lambda _, env, **__: started.append(env))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if told is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    plan.start_workers(tmp_path / "study.yaml", tmp_path, 5)
+    assert [env.get("CUDA_VISIBLE_DEVICES") for env in started] == expected
+
+
 def test_arms_that_differ_in_more_than_their_codebooks_are_not_compared(computed):
     assert len(records.pairs(computed, "uniform", "reversed", "more")) == 1
     other = next(r for r in computed if r["arm"] == "reversed")

@@ -22,10 +22,11 @@ from torture.tally import Tally, refusal
 from vcqlib.data.code_store import open_codes, write_codes
 from vcqlib.data.vendored import data_root, read_vendored
 from vcqlib.files import load_tensors, read_record
+from vcqlib.models.saved import WEIGHTS
 from vcqlib.models.tokenizer import Tokenizer
 from vcqlib.study import records
 from vcqlib.study.experiment import Experiment
-from vcqlib.study.folder import WEIGHTS, load_model, run_folder
+from vcqlib.study.folder import run_folder
 
 EDGE = 12  # bytes at the start, after a header's length, and at the end that are always tried
 VENDORED = ("fashion-mnist/t10k-labels-idx1-ubyte.gz", "gpt2/vocab.bpe.gz",
@@ -131,7 +132,7 @@ def _run_folder(flip: Callable[..., None], folder: Path) -> None:
         finish(Tokenizer(CONFIG))
     for name in ("config.json", WEIGHTS):
         flip("run folder", folder / "run" / name,
-             lambda: load_model(folder / "run", Tokenizer, cpu))  # fmt: skip
+             lambda: Tokenizer.from_pretrained(folder / "run", cpu))  # fmt: skip
 
 
 def _notebooks(flip: Callable[..., None], folder: Path) -> None:

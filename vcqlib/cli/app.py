@@ -25,14 +25,16 @@ COMMANDS = {  # name: module and function
     "train": "training.train",
     "encode": "training.encode",
     "sample": "sampling.sample",
-    "evaluate": "sampling.evaluate",
+    "sweep": "evaluation.sweep",
+    "evaluate": "evaluation.evaluate",
 }
 CONFIGURED = {  # commands that read --config
     "train tokenizer": "training.train_tokenizer",
     "train ar": "training.train_ar",
     "encode": "training.encode",
     "sample": "sampling.sample",
-    "evaluate": "sampling.evaluate",
+    "sweep": "evaluation.sweep",
+    "evaluate": "evaluation.evaluate",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass, make_dataclass
 from inspect import signature
 from pathlib import Path
@@ -27,11 +27,11 @@ ConfigFile = Annotated[
 ]
 
 
-def options(*sections: str) -> Any:
+def options(*sections: str, without: Iterable[str] = ()) -> Any:
     """A dataclass with the settings of some sections of a configuration, as tyro reads them."""
     made = []
     for name, entry in flat(Configuration).items():
-        if entry.path[0] in sections:
+        if entry.path[0] in sections and name not in without:
             default = fold(Configuration())[name]
             default = tuple(default) if isinstance(default, list) else default
             kind = str if entry.type == Sizes else entry.type

@@ -1,21 +1,24 @@
-"""`vcq sample` and `vcq evaluate`: pictures from a trained AR model, and how good they are."""
+"""`vcq sample`: pictures from a trained AR model."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 from ..checks import integer, must
 from ..files import write_json
 from .options import ConfigFile, configured, options
-from .training import Device, fewer, load_decoder
+from .training import fewer, load_decoder
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+
+    from ..models.autoregressive import ARModel
+    from ..models.tokenizer import Tokenizer
+    from ..training.recipe import Precision
 
 SamplingOptions = options("sampling", "seed", "device")
 
@@ -48,9 +51,6 @@ def sample(
         batch: pictures drawn at once.
         compile: compile the work of a position; pays for itself after some hundred pictures.
     """
-    from ..models.autoregressive import ARModel
-    from ..study.folder import load_model, read_config
-    from ..study.pretrained import load_pretrained, read_card
     from ..study.samples import write_samples
     from ..training.distributed import processes, rank
     from ..training.run import memory_advice
@@ -58,120 +58,47 @@ def sample(
     c = configured(settings)
     integer(batch, "--batch", 1)
     integer(first, "--first", 0)
-    if pretrained is not None:
-        own = (ar_folder, tokenizer_folder) == (AR_FOLDER, TOKENIZER_FOLDER)
-        must(own, "--pretrained", "alone, without folders of models", repr(pretrained))
-        info, asked = read_card(pretrained)["codes"], {"pretrained": pretrained}
-        precision = "auto"
-    else:
-        trained = read_config(ar_folder, ARModel)
-        info, precision = trained["codes"], trained["configuration"].get("ar_precision", "auto")
-        asked = {"ar": str(ar_folder), "tokenizer": str(tokenizer_folder)}
     how = {f.name: getattr(c.sampling, f.name) for f in fields(c.sampling)}
     n = how.pop("n_samples")
     with processes(c.device) as place, memory_advice(fewer(batch)):
-        if pretrained is not None:
-            given = load_pretrained(pretrained, place)
-            decoder, model = given.tokenizer, given.ar
-        else:
-            decoder = load_decoder(tokenizer_folder, info, place)
-            model = load_model(ar_folder, ARModel, place)
-        how |= {"seed": c.seed, "flipped": info["reversed"]}
-        write_samples(out, model, decoder, n, first, batch, precision=precision,
+        given = read_models(place, ar_folder, tokenizer_folder, pretrained)
+        how |= {"seed": c.seed, "flipped": given.codes["reversed"]}
+        write_samples(out, given.model, given.decoder, n, first, batch, precision=given.precision,
                       compiled=compile, **how)  # fmt: skip
         if rank() == 0:
-            asked |= {"n": n, **how, "first": first, "codes": info}
-            write_json(out.with_suffix(".json"), asked)
+            said = given.asked | {"n": n, **how, "first": first, "codes": given.codes}
+            write_json(out.with_suffix(".json"), said)
             print(f"{out}: {n:,} samples; {out.with_suffix('.png')}: the first of them")
 
 
-def evaluate(
-    samples: Positional[tuple[Path, ...]],
-    dataset: str | None = None,
-    image_size: int | None = None,
-    n_reference: int = 10_000,
-    reference: Path | None = None,
-    extractor: str | None = None,
-    weights: Path | None = None,
-    json: Path | None = None,
-    device: Device = "auto",
-    config: ConfigFile = None,
-) -> None:
-    """Compare samples with real held-out images: Fréchet and kernel distance, precision, recall.
+class Models(NamedTuple):
+    """An AR model and the tokenizer of its codes, as a command was told to take them."""
 
-    A distance is called FID only with the Inception network and a published reference file;
-    everything else says what it is. The real/real floor is what equally many real images score.
+    model: ARModel
+    decoder: Tokenizer
+    codes: dict[str, Any]  # what is known of the codes
+    precision: Precision
+    asked: dict[str, str]  # option → value
 
-    Args:
-        samples: .npz files that `vcq sample` wrote, or with arr_0 uint8 [n, H, W, C].
-        dataset: its held-out images are the reference; default: what the tokenizer was trained on.
-        image_size: side in pixels of the reference images; default: that of the samples.
-        n_reference: reference images, at most.
-        reference: .npz with mu and sigma (ADM's for ImageNet 256) in place of images.
-        extractor: classifier, pixels, efficientnet-lite0 or inception; default: by data set.
-        weights: the Inception weights (torch-fidelity's pt_inception-2015-12-05 file).
-        json: write the numbers to this file too.
-    """
-    from ..data.image_sets import load_images
-    from ..files import read_json
-    from ..metrics import distances as evaluation
-    from ..metrics import extractors
-    from ..study.samples import read_samples
-    from ..training.distributed import joined, processes, rank, share
 
-    if not samples:
-        raise ValueError("give the .npz files to evaluate")
-    drawn = [read_samples(path).images for path in samples]
-    channels, _, size = drawn[0].shape[1:]
-    imitated = dataset is None and reference is None  # in as many channels as the samples, then
-    if imitated:
-        if not (beside := samples[0].with_suffix(".json")).is_file():
-            raise ValueError(f"{samples[0]} does not say its data set: give --dataset")
-        dataset = read_json(beside)["codes"]["data"]
-    name = extractor or ("inception" if reference else extractors.default_extractor(dataset))
-    if reference and name != "inception":
-        raise ValueError(f"a reference file holds Inception moments, not those of {name!r}")
-    with processes(device) as place:
-        extract = extractors.load_extractor(name, str(place), weights)
+def read_models(
+    place: torch.device, ar_folder: Path, tokenizer_folder: Path, pretrained: str | None
+) -> Models:
+    """What `--ar-folder` and `--tokenizer-folder`, or `--pretrained`, stand for."""
+    from ..models.autoregressive import ARModel
+    from ..models.saved import read_config
+    from ..study.pretrained import load_pretrained
 
-        def features(images: Tensor) -> np.ndarray:
-            """Of each process's share, joined."""
-            mine = share(len(images))
-            return joined(extract(images[mine.start : mine.stop]))
-
-        made, real = np.concatenate([features(x) for x in drawn]), None
-        if dataset is not None:
-            like = {"image_size": image_size or size, "channels": channels if imitated else None}
-            held_out = load_images(dataset, "test", at_most=n_reference, **like)
-            if held_out.channels != channels:
-                raise ValueError(
-                    f"{dataset} has images of {held_out.channels} channels, the samples have "
-                    f"{channels}: give the data set that they imitate"
-                )
-            real = features(held_out.images)
-        if rank():
-            return
-    rows: dict[str, float | int | str] = {"extractor": extract.label, "samples": len(made)}
-    moments = evaluation.moments(made, "samples")  # refused by that name if they are too few
-    if reference:
-        rows["FID"] = evaluation.frechet_from_moments(moments, evaluation.load_moments(reference))
-        rows["reference"] = reference.name
-    if real is not None:
-        label = "FD (Inception, own reference)" if name == "inception" else extract.label
-        rows[label] = evaluation.frechet_distance(made, real)
-        rows["reference images"] = len(real)
-        n, width = min(len(made), len(real) // 2), real.shape[1]
-        rows[f"real/real floor at {n} images"] = (
-            evaluation.real_real_floor(real, n) if n > width
-            else f"needs more than {2 * width} reference images"
-        )  # fmt: skip
-        rows["kernel distance"] = evaluation.kernel_distance(made, real)
-        few = min(len(made), len(real))
-        both = evaluation.precision_recall(real[:few], made[:few])
-        rows |= both._asdict()
-    else:
-        rows["real/real floor"] = "unknown: a reference file holds no images; give --dataset too"
-    if json is not None:
-        write_json(json, rows)
-    for what, value in rows.items():
-        print(f"{what:32} {value:.4f}" if isinstance(value, float) else f"{what:32} {value}")
+    if pretrained is not None:
+        own = (ar_folder, tokenizer_folder) == (AR_FOLDER, TOKENIZER_FOLDER)
+        must(own, "--pretrained", "alone, without folders of models", repr(pretrained))
+        given = load_pretrained(pretrained, place)
+        info = given.card["codes"]
+        return Models(given.ar, given.tokenizer, info, "auto", {"pretrained": pretrained})
+    trained = read_config(ar_folder, ARModel, ("codes", "configuration"))
+    decoder = load_decoder(tokenizer_folder, trained["codes"], place)
+    asked = {"ar": str(ar_folder), "tokenizer": str(tokenizer_folder)}
+    precision = trained["configuration"].get("ar_precision", "auto")
+    return Models(
+        ARModel.from_pretrained(ar_folder, place), decoder, trained["codes"], precision, asked
+    )

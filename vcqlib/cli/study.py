@@ -34,7 +34,7 @@ def study(
 
     Args:
         path: the study, for instance book/studies/fashion.yaml.
-        jobs: processes that share the work on this machine.
+        jobs: processes that share the work on this machine, and its GPUs, in turn.
         only: compute only this run, counted from 0 (what a Slurm task does).
         results: folder of the records; default data/results.
         slurm: submit the runs as an array of Slurm tasks instead of computing them here.

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from ..data.code_store import CodeStore
     from ..models.autoregressive import ARModel
+    from ..models.tokenizer import Tokenizer
+    from ..study.configuration import Configuration
+    from ..study.scores import Watch
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto takes a GPU if there is one")]
 Layout = Literal["image-major", "position-major"]
@@ -88,15 +91,16 @@ def encode(
         workers: processes that decode images.
     """
     from ..data.batches import open_source
+    from ..models.saved import read_config
     from ..models.tokenizer import Tokenizer
     from ..study import stages
     from ..study.configuration import Configuration
-    from ..study.folder import load_model, read_config, weights_digest
+    from ..study.folder import weights_digest
     from ..training.distributed import processes, rank
     from ..training.run import memory_advice
 
     integer(batch, "--batch", 1)
-    trained = read_config(tokenizer_folder, Tokenizer)
+    trained = read_config(tokenizer_folder, Tokenizer, ("configuration",))
     settings = trained["configuration"]
     named = dataset or settings["dataset"]
     own = split == "train" and named == settings["dataset"]
@@ -106,7 +110,7 @@ def encode(
     c = Configuration.of({"dataset": named, **order, **codes})
     count = settings["n_images"] if own else None
     with processes(device) as place, memory_advice(fewer(batch)):
-        model = load_model(tokenizer_folder, Tokenizer, place)
+        model = Tokenizer.from_pretrained(tokenizer_folder, place)
         crop = "ten" if ten_crop else "centre"
         size, channels = model.config.image_size, model.config.channels
         source = open_source(named, split, count, size, crop, channels)
@@ -122,6 +126,8 @@ def train_ar(
     out: Path = Path("runs/ar"),
     held_out_folder: Path | None = None,
     tokenizer_folder: Path | None = None,
+    extractor: str | None = None,
+    weights: Path | None = None,
     settings: Annotated[AROptions, arg(name="")] = AROptions(),  # noqa: B008
     config: ConfigFile = None,
 ) -> None:
@@ -132,6 +138,8 @@ def train_ar(
         out: the run's folder; if it holds a checkpoint of this run, training goes on from there.
         held_out_folder: codes of held-out images, whose bits by position are measured on the way.
         tokenizer_folder: the tokenizer's run folder; with it pictures are drawn on the way.
+        extractor: of --evaluate-every, as for `vcq evaluate`; default: by data set.
+        weights: the Inception weights, where that is the extractor.
     """
     from ..data.code_store import open_codes
     from ..study import stages
@@ -140,10 +148,17 @@ def train_ar(
 
     c = configured(settings)
     store = open_codes(codes_folder)
+    if c.ar.evaluate_every and tokenizer_folder is None:
+        raise ValueError("--evaluate-every needs --tokenizer-folder, which makes pictures of codes")
     test = _held_out(store, held_out_folder, codes_folder) if held_out_folder else None
     with processes(c.device) as place, memory_advice(TOO_LARGE):
-        draw = _artist(tokenizer_folder, store, place) if tokenizer_folder else None
-        stages.train_ar(c, store, out, place, test, draw)
+        draw = score = None
+        if tokenizer_folder:
+            decoder = load_decoder(tokenizer_folder, store.info, place)
+            draw = _artist(decoder, store.info["reversed"])
+            if c.ar.evaluate_every:
+                score = _watch(c, decoder, store.info, extractor, weights)
+        stages.train_ar(c, store, out, place, test, draw, score)
 
 
 def _held_out(store: CodeStore, folder: Path, codes: Path) -> CodeStore:
@@ -159,25 +174,39 @@ def _held_out(store: CodeStore, folder: Path, codes: Path) -> CodeStore:
     return test
 
 
-def _artist(
-    folder: Path, store: CodeStore, device: torch.device
-) -> Callable[[ARModel], torch.Tensor]:
+def _artist(decoder: Tokenizer, flipped: bool) -> Callable[[ARModel], torch.Tensor]:
     """A function that draws sixteen samples of an AR model as uint8 images."""
     import torch
 
     from ..study.samples import draw
 
-    decoder, flipped = load_decoder(folder, store.info, device), store.info["reversed"]
     labels = torch.arange(16)
     return lambda ar: draw(ar, decoder, labels % ar.config.classes, flipped=flipped).images
+
+
+def _watch(
+    c: Configuration, decoder: Tokenizer, codes: dict, extractor: str | None, weights: Path | None
+) -> Watch:
+    """What measures the samples of a model in training."""
+    from ..data.image_sets import load_images
+    from ..metrics.extractors import default_extractor, load_extractor
+    from ..study.experiment import HELD_OUT
+    from ..study.scores import Watch
+
+    shape, dataset = decoder.config, codes["data"]
+    place = next(decoder.parameters()).device
+    extract = load_extractor(extractor or default_extractor(dataset), str(place), weights)
+    like = {"image_size": shape.image_size, "channels": shape.channels}
+    real = load_images(dataset, "test", at_most=HELD_OUT, **like).part("validation").images
+    return Watch(extract, decoder, real, c.ar.evaluate_samples, codes["reversed"])
 
 
 def load_decoder(folder: Path, codes: dict, device: torch.device):
     """The tokenizer that wrote the codes (their sidecar's `info`); any other one is refused."""
     from ..models.tokenizer import Tokenizer
-    from ..study.folder import load_model, weights_digest
+    from ..study.folder import weights_digest
 
-    model = load_model(folder, Tokenizer, device)
+    model = Tokenizer.from_pretrained(folder, device)
     ours, theirs = weights_digest(folder)[:12], codes["tokenizer"][:12]
     if ours != theirs:
         raise ValueError(

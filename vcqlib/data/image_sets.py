@@ -7,9 +7,9 @@ name means (`parse_name`) loads neither torch nor data.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Split = Literal["train", "test"]
+Part = Literal["validation", "test", "all"]
 LARGEST = 4096  # side in pixels
 NAMES = (*TRAINING_IMAGES, "folder:PATH", "parquet:PATH", "synthetic:SIZExCHANNELS")
 
@@ -51,6 +52,16 @@ class ImageSet:
     def size(self) -> int:
         """Side in pixels, of square images."""
         return self.images.shape[-1]
+
+    def part(self, name: Part) -> ImageSet:
+        """Of held-out images the half to choose by, the half to report on, or all.
+
+        They take the classes in turn, so that a half is balanced too.
+        """
+        one_of(get_args(Part), "part", name)
+        half = len(self) // 2
+        ends = {"validation": (0, half), "test": (half, 2 * half), "all": (0, None)}[name]
+        return replace(self, images=self.images[slice(*ends)], labels=self.labels[slice(*ends)])
 
 
 class Files(Protocol):

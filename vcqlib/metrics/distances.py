@@ -65,12 +65,16 @@ def moments(features: ArrayLike, name: str = "features") -> Moments:
     return Moments(x.mean(axis=0), np.cov(x, rowvar=False).reshape(width, width))
 
 
-def load_moments(path: str | Path) -> Moments:
-    """Reference moments from an .npz with `mu` and `sigma` (ADM's and pytorch-fid's layout)."""
-    arrays = read_npz(path, ("mu", "sigma"))
-    if missing := {"mu", "sigma"} - arrays.keys():
+def load_moments(path: str | Path, suffix: str = "") -> Moments:
+    """Reference moments from an .npz with `mu` and `sigma` (ADM's and pytorch-fid's layout).
+
+    suffix: behind both names; "_s" for the spatial features in ADM's batches.
+    """
+    names = [f"mu{suffix}", f"sigma{suffix}"]
+    arrays = read_npz(path, names)
+    if missing := set(names) - arrays.keys():
         raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}: not a reference")
-    return Moments(*checks.gaussian(arrays["mu"], arrays["sigma"], str(path)))
+    return Moments(*checks.gaussian(*(arrays[name] for name in names), str(path)))
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
@@ -136,18 +140,21 @@ def kernel_distance(
     return float(total / subsets)
 
 
-def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3) -> PrecisionRecall:
+def precision_recall(
+    real: ArrayLike, fake: ArrayLike, k: int = 3, unequal: bool = False
+) -> PrecisionRecall:
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv.1904.06991).
 
     Precision: the share of samples that lie in some real image's ball, whose radius is the distance
     to its k-th nearest real neighbour; recall: the same with the roles exchanged. ValueError for
-    unequal counts, since the radii depend on the density, and for no more than k images.
+    unequal counts, since the radii depend on the density (`unequal`: ADM's protocol, which takes
+    10,000 real images and 50,000 samples), and for no more than k images.
     """
     x, y = pair(real, fake, "real", "fake")
-    if len(x) != len(y):
+    if len(x) != len(y) and not unequal:
         raise ValueError(f"{len(x)} real images against {len(y)} samples: give equal counts")
-    if integer(k, "k", least=1) >= len(x):
-        raise ValueError(f"k = {k} neighbours need at least {k + 1} images, there are {len(x)}")
+    if integer(k, "k", least=1) >= (fewest := min(len(x), len(y))):
+        raise ValueError(f"k = {k} neighbours need at least {k + 1} images, there are {fewest}")
     x, y = x - x.mean(0), y - x.mean(0)  # |a|² − 2ab + |b|² loses the digits of a common mean
     return PrecisionRecall(_share_inside(y, x, k), _share_inside(x, y, k))
 

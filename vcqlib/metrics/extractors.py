@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from ..checks import must, one_of
 from ..data.vendored import read_vendored
 from ..files import load_foreign
+from ..progress import bar
 from . import checks
+from .adm import POOLED, SPATIAL, Inception
 
 BATCH = 256  # fixed: equal images in equal batches give equal features, bit for bit
 
@@ -59,6 +61,18 @@ class ClassifierExtractor(BatchedExtractor):
         return _in_batches(lambda batch: self.logits(batch).softmax(dim=1), images, self.device)
 
 
+@dataclass(frozen=True)
+class InceptionExtractor(BatchedExtractor):
+    """The FID network: its features, and the rest of what ADM's evaluator asks it for."""
+
+    outputs: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+
+    def everything(self, images: Tensor) -> Inception:
+        """Pooled and spatial features and class probabilities, from one pass."""
+        rows = _in_batches(lambda x: torch.cat(self.outputs(x), 1), images, self.device)
+        return Inception(*np.split(rows, np.cumsum([POOLED, SPATIAL]), axis=1))
+
+
 def load_extractor(
     name: str, device: str = "cpu", weights: str | Path | None = None
 ) -> BatchedExtractor:
@@ -83,8 +97,10 @@ def default_extractor(dataset: str) -> str:
 
 def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor, device: str) -> np.ndarray:
     images = torch.as_tensor(checks.images(images, "images"))
-    with torch.inference_mode():
-        parts = [function(batch.to(device)).float().cpu() for batch in images.split(BATCH)]
+    whole = torch.autocast(torch.device(device).type, enabled=False)  # whatever the caller's
+    with torch.inference_mode(), whole:
+        batches = bar(images.split(BATCH), "features", delay=2)
+        parts = [function(batch.to(device)).float().cpu() for batch in batches]
     return torch.cat(parts).numpy()  # [N, dim]
 
 
@@ -183,10 +199,19 @@ def _inception(device: str, weights: str | Path | None) -> BatchedExtractor:
         raise _needs("inception", "torch-fidelity") from None
     load_foreign(path)  # refuse what is more than tensors
     model = FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
     ).to(device)
-    return BatchedExtractor(
-        "inception", "FID", 2048, lambda images: model(_three_channels(images))[0], device
+    seen: dict[str, Tensor] = {}
+    # `mixed_6/conv` of the TensorFlow graph, by torch-fidelity's table of converted weights
+    model.Mixed_6d.branch1x1.register_forward_hook(lambda *call: seen.update(map=call[-1]))
+
+    def outputs(images: Tensor) -> tuple[Tensor, ...]:
+        pooled, logits = model(_three_channels(images))
+        spatial = seen.pop("map")[:, :7].permute(0, 2, 3, 1).flatten(1)  # TensorFlow's order
+        return pooled, spatial, logits.softmax(dim=1)
+
+    return InceptionExtractor(
+        "inception", "FID", POOLED, lambda images: outputs(images)[0], device, outputs=outputs
     )
 
 

@@ -26,6 +26,7 @@ from .guards import (
     integers,
 )  # fmt: skip
 from .sampler import guidance_scales, sample, uniform
+from .saved import Saved
 from .search import runs
 from .transformer import Block, Cache, Dropout, Linear, rotary_table
 
@@ -101,7 +102,7 @@ class _OwnLoss(torch.autograd.Function):
         return slope * grad_hidden, slope * grad_weight, None, None, None
 
 
-class ARModel(nn.Module):
+class ARModel(nn.Module, Saved):
     """Predicts code t from the class and the codes before it."""
 
     def __init__(self, config: ARConfig) -> None:

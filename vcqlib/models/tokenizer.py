@@ -20,6 +20,7 @@ from ..checks import must
 from ..settings import Flag, Whole, settings
 from .guards import Codes, Count, ModelConfig, Share
 from .quantizer import VariableCodebookQuantizer
+from .saved import Saved
 from .transformer import Block, rotary_table
 
 BRIGHTEST = 2.0  # pictures resized by a bicubic filter leave [-1, 1] by a little
@@ -173,7 +174,7 @@ class Reconstruction(NamedTuple):
     loss: Tensor  # scalar, the quantizer's
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(nn.Module, Saved):
     """Encoder, variable-codebook quantizer, decoder. Images are float in [−1, 1]."""
 
     def __init__(self, config: TokenizerConfig) -> None:

@@ -123,6 +123,12 @@ class ARShape:
     label_dropout: Real = setting(0.1, "share of labels dropped, which guidance needs", ge=0, lt=1)
     restricted_head: Flag = setting(False, "position t computes and learns its first K_t codes")
     ar_snapshots: Whole = setting(6, "steps at which the model is measured and kept", ge=0)
+    evaluate_every: Whole = setting(
+        0, "steps between distances of samples to validation images, logged as gfd; 0: none",
+        ge=0, habit=True, later=True,
+    )  # fmt: skip
+    evaluate_samples: Whole = setting(1000, "samples behind each of them", ge=1, le=10**6,
+                                      habit=True, later=True)  # fmt: skip
 
 
 @settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from ..progress import bar
 from ..training.inference import decode
 from . import cache, stages
 from .configuration import Configuration
-from .folder import load_model, read_log, weights_digest
+from .folder import read_log, weights_digest
 from .samples import Samples, draw, read_samples, write_samples
 from .stages import ARRun
 
@@ -75,22 +75,20 @@ class Experiment:
     @property
     def validation(self) -> ImageSet:
         """Half of the held-out images, balanced: to choose by."""
-        return self._held_out(0)
+        return self._held_out.part("validation")
 
     @property
     def test(self) -> ImageSet:
         """The other half: only to report on."""
-        return self._held_out(1)
+        return self._held_out.part("test")
 
-    def _held_out(self, half: int) -> ImageSet:
+    @property
+    def _held_out(self) -> ImageSet:
         d = self.c.data
         drawn = d.dataset.startswith("synthetic")
         at_most = 2 * d.n_images if drawn and d.n_images else HELD_OUT
         like = {"image_size": d.image_size, "channels": d.channels}
-        every = _test_images(d.dataset, "test", at_most=at_most, **like)
-        middle = len(every) // 2  # they take the classes in turn, so that a part is balanced too
-        some = slice(half * middle, (half + 1) * middle)
-        return replace(every, images=every.images[some], labels=every.labels[some])
+        return _test_images(d.dataset, "test", at_most=at_most, **like)
 
     def _data(self) -> dict:
         """What the settings cannot say of the images: their content."""
@@ -123,7 +121,7 @@ class Experiment:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The trained tokenizer, in eval mode."""
-        return load_model(self.tokenizer_folder, Tokenizer, self.device)
+        return Tokenizer.from_pretrained(self.tokenizer_folder, self.device)
 
     @property
     def tokenizer_curve(self) -> list[dict]:

@@ -16,17 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import __version__
-from ..files import held, load_tensors, read_record, tensors_digest, write_json, write_record
+from ..files import held, read_record, tensors_digest, write_json, write_record
+from ..models.saved import CONFIG, WEIGHTS
 from ..training import distributed
 from ..training.checkpoints import differences, save_weights
-
-WEIGHTS = "weights.safetensors"
 
 
 @contextmanager
@@ -44,8 +43,8 @@ def run_folder(
     finished = (folder / WEIGHTS).is_file()
     with held(folder) if first and not finished else nullcontext():
         distributed.barrier()
-        if known := (folder / "config.json").is_file():
-            if wrong := differences(read_record(folder / "config.json"), config):
+        if known := (folder / CONFIG).is_file():
+            if wrong := differences(read_record(folder / CONFIG), config):
                 raise ValueError(f"{folder} holds another run ({'; '.join(wrong)}): give another "
                                  "--out, or remove it")  # fmt: skip
             if (folder / WEIGHTS).is_file():
@@ -55,12 +54,12 @@ def run_folder(
                 return
         distributed.barrier()
         if first:
-            write_record(folder / "config.json", config)
+            write_record(folder / CONFIG, config)
         try:
             yield lambda model: _finish(model, folder, device, start)
         except Exception:
             if first and not known and not any(folder.glob("step-*.safetensors")):
-                (folder / "config.json").unlink()
+                (folder / CONFIG).unlink()
             raise
 
 
@@ -79,32 +78,6 @@ def _finish(model: nn.Module, folder: Path, device: torch.device, start: float) 
         for old in folder.glob("step-*"):  # those set aside as damaged too
             old.unlink()
     distributed.barrier()  # the others read what the first one writes
-
-
-def read_config(folder: Path, network: type[nn.Module]) -> dict[str, Any]:
-    """The config.json of a finished run of this kind.
-
-    Raises FileNotFoundError if there is none, or it has not finished; ValueError if it holds
-    another kind of model, or a byte of it has changed.
-    """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
-    config = read_record(folder / "config.json")
-    if config.get("kind") != network.__name__:
-        raise ValueError(f"{folder} holds {config.get('kind')!r}, expected {network.__name__!r}")
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder} has no {WEIGHTS}: its training has not finished")
-    return config
-
-
-def load_model(
-    folder: Path, network: type[nn.Module], device: torch.device, weights: str = WEIGHTS
-) -> Any:
-    """The trained `Tokenizer` or `ARModel` of a run folder, in eval mode."""
-    shape = get_type_hints(network.__init__)["config"]
-    model = network(shape.from_dict(read_config(folder, network)["model"]))
-    model.load_state_dict(load_tensors(folder / weights)[0])
-    return model.to(device).eval()
 
 
 def weights_digest(folder: Path) -> str:

@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
 from ..checks import naming, one_of
@@ -144,13 +145,28 @@ def _record(run: StudyRun, results: Path) -> None:
         records.write(results, replace(run, experiment=e), measure(e, run.sweeps, run.stages))
 
 
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them; none on a CPU."""
+    count = torch.cuda.device_count()  # starts nothing on them
+    told = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+    return told.split(",")[:count]
+
+
 def start_workers(path: Path, results: Path, jobs: int) -> list[subprocess.Popen]:
-    """Start `jobs` processes that share a study's runs, each with its part of the cores."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    """Start `jobs` processes that share a study's runs, each with a GPU and its part of the cores.
+
+    With more jobs than GPUs some share one.
+    """
+    threads, places = max(1, (os.cpu_count() or 1) // jobs), gpus()
     command = [sys.executable, "-m", "vcqlib", "study", str(path), "--results", str(results)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     quiet = subprocess.DEVNULL  # what is done shows in the records; errors go to stderr
-    return [subprocess.Popen(command, env=environment, stdout=quiet) for _ in range(jobs)]
+    workers = []
+    for job in range(jobs):
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if places:
+            environment["CUDA_VISIBLE_DEVICES"] = places[job % len(places)].strip()
+        workers.append(subprocess.Popen(command, env=environment, stdout=quiet))
+    return workers
 
 
 def submit(path: Path, results: Path, runs: int, options: str = "") -> str:

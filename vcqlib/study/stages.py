@@ -37,7 +37,7 @@ from ..training.losses import Backbone
 from ..training.recipe import halves
 from ..training.run import own_randomness
 from .configuration import Configuration
-from .folder import load_model, run_folder
+from .folder import run_folder
 
 EVALUATED = 2000  # codes behind each point of a training curve, train and held-out
 
@@ -86,7 +86,7 @@ def train_tokenizer(
                 about["configuration"], c.losses,
             )  # fmt: skip
             finish(model)
-    return load_model(folder, Tokenizer, device)
+    return Tokenizer.from_pretrained(folder, device)
 
 
 def pixels_of(images: ImageSet | ImageSource) -> Tensor | ImageSource:
@@ -184,7 +184,7 @@ class ARRun:
         if step == self.steps[-1]:
             return self.model
         device = self.model.head.weight.device
-        return load_model(self.folder, ARModel, device, f"snapshot-{step:08d}.safetensors")
+        return ARModel.from_pretrained(self.folder, device, f"snapshot-{step:08d}.safetensors")
 
 
 def evaluation_steps(steps: int, points: int = 6) -> tuple[int, ...]:
@@ -210,6 +210,7 @@ def train_ar(
     device: torch.device,
     held_out: CodeStore | None = None,
     draw: Callable[[ARModel], Tensor] | None = None,
+    score: Callable[[ARModel], float | None] | None = None,
 ) -> ARRun:
     """Train on the codes, or go on where the folder's last checkpoint stands.
 
@@ -217,6 +218,7 @@ def train_ar(
         held_out: codes whose bits at each position are measured on the way, beside as many of the
             training codes; without them no snapshots are kept.
         draw: model → uint8 images [n, C, H, W], a sheet of which is written on the way.
+        score: model → distance of its samples, logged every `evaluate_every` steps.
     """
     info = codes.info
     shape = ar_config(c, codes.sizes, info["model"]["num_codes"], len(info["classes"]))
@@ -227,8 +229,8 @@ def train_ar(
 
     def evaluate(model: ARModel, step: int) -> None:
         (train, test), point = looked_at, {"step": step}
-        point["train"] = position_bits(model, *train).tolist()
-        point["held_out"], point["held_out_own"] = both_bits(model, *test).tolist()
+        point["train"] = position_bits(model, *train, shared=True).tolist()
+        point["held_out"], point["held_out_own"] = both_bits(model, *test, shared=True).tolist()
         save_weights(folder / f"snapshot-{step:08d}.safetensors", model)  # shards them again
         if distributed.rank() == 0:
             write_json(folder / f"point-{step:08d}.json", point)
@@ -242,7 +244,7 @@ def train_ar(
             rows, labels = resident(codes, device), torch.from_numpy(codes.labels)
             ar_training.train_ar(
                 model, rows, labels, recipe, folder, grid, evaluate,
-                looked_at[1] if looked_at else None, draw, codes.info,
+                looked_at[1] if looked_at else None, draw, codes.info, score, c.ar.evaluate_every,
             )  # fmt: skip
             finish(model)
     return read_ar(folder, device)
@@ -251,7 +253,7 @@ def train_ar(
 def read_ar(folder: Path, device: torch.device) -> ARRun:
     """What `train_ar` left in a folder."""
     curve = [read_json(path) for path in sorted(folder.glob("point-*.json"))]
-    return ARRun(load_model(folder, ARModel, device), curve, folder)
+    return ARRun(ARModel.from_pretrained(folder, device), curve, folder)
 
 
 def _sample(store: CodeStore) -> tuple[Tensor, Tensor]:

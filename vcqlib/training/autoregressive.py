@@ -29,6 +29,8 @@ def train_ar(
     held_out: tuple[Tensor, Tensor] | None = None,
     draw: Callable[[ARModel], Tensor] | None = None,
     origin: dict | None = None,
+    score: Callable[[ARModel], float | None] | None = None,
+    score_every: int = 0,
 ) -> ARModel:
     """Train on codes [N, T] and labels [N], integers: next-code cross-entropy, nothing else.
 
@@ -41,6 +43,8 @@ def train_ar(
         held_out: codes int64 [M, T] and labels [M], whose bits at each position are logged.
         draw: model → uint8 images [n, C, H, W], written as a PNG every `sample_every` steps.
         origin: JSON that says which codes; checkpoints of other ones are refused.
+        score: model → how far its samples are from real images, which the log calls `gfd`, every
+            `score_every` steps; the first process's counts.
 
     Raises:
         ValueError: codes or labels out of range, named; a checkpoint of another configuration.
@@ -71,10 +75,15 @@ def train_ar(
                 run.note(bits=run.loss / math.log(2))
             if held_out is not None and run.due(r.validate_every):
                 with run.evaluation(), run.autocast():
-                    run.note(held_out_bits=position_bits(model, *held_out).tolist())
+                    bits = position_bits(model, *held_out, shared=True)
+                run.note(held_out_bits=bits.tolist())
             if draw is not None and run.due(r.sample_every):
                 with run.evaluation(), run.autocast():
                     run.picture(draw(model))
+            if score is not None and run.due(score_every):
+                with run.evaluation(), run.autocast():
+                    found = score(model)
+                run.note(**{} if found is None else {"gfd": found})
             if step + 1 in evaluate_at and evaluate is not None:
                 with run.evaluation(), run.autocast():
                     evaluate(model, step + 1)

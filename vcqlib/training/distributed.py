@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,17 @@ def every(value: Any) -> list[Any]:
     if world() > 1:
         dist.all_gather_object(found, value)
     return found
+
+
+def parts(n: int, batch: int) -> list[range]:
+    """This process's share in parts of at most `batch`: as many in every process.
+
+    Sharded weights are gathered in every pass, which all processes have to make together.
+    """
+    mine, most = share(n), -(-n // world())
+    count = -(-most // batch)
+    ends = [mine.start + len(mine) * i // count for i in range(count + 1)]
+    return [range(a, b) for a, b in pairwise(ends)]
 
 
 def joined(rows: np.ndarray) -> np.ndarray:

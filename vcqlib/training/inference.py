@@ -19,6 +19,7 @@ from ..data.image_sets import to_float
 from ..models.autoregressive import ARModel
 from ..models.guards import Codes, evaluating, integers
 from ..models.tokenizer import Tokenizer
+from . import distributed
 from .recipe import Precision, halves
 
 PIXELS, LOGITS = 2**25, 2**28  # entries measured at once, whatever the size of an example
@@ -99,22 +100,43 @@ def decode(model: Tokenizer, codes: Codes, batch: int = 1000) -> Tensor:
     return images
 
 
+def _rows(n: int, batch: int, shared: bool) -> list[slice]:
+    """n rows in batches: all of them, or this process's share in as many as the others have."""
+    if shared and 1 < distributed.world() <= n:
+        return [slice(part.start, part.stop) for part in distributed.parts(n, batch)]
+    return [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
+
+
+def _sum(total: Tensor, n: int, device: torch.device, shared: bool) -> Tensor:
+    """What the processes' shares of n rows add up to, on the CPU."""
+    if shared and 1 < distributed.world() <= n:
+        total = distributed.mean(total.to(device)).cpu() * distributed.world()
+    return total
+
+
 @torch.no_grad()
-def reconstruction_error(model: Tokenizer, images: Tensor, batch: int = 1000) -> float:
-    """Mean squared error of uint8 images [N, C, H, W], in units of [-1, 1] images."""
-    device, total = next(model.parameters()).device, 0.0
+def reconstruction_error(
+    model: Tokenizer, images: Tensor, batch: int = 1000, shared: bool = False
+) -> float:
+    """Mean squared error of uint8 images [N, C, H, W], in units of [-1, 1] images.
+
+    shared: every process calls, measures its share and gets the whole.
+    """
+    device, total, n = next(model.parameters()).device, 0.0, len(images)
     with measuring(model):
-        for part in images.split(_at_once(PIXELS, images[0].numel(), batch)):
-            x = to_float(part.to(device))
+        for some in _rows(n, _at_once(PIXELS, images[0].numel(), batch), shared):
+            x = to_float(images[some].to(device))
             total += (model.decode(model.encode(x)) - x).square().mean().item() * len(x)
-    return total / len(images)
+    return _sum(torch.tensor(total, dtype=torch.float64), n, device, shared).item() / n
 
 
 @torch.no_grad()
-def both_bits(model: ARModel, codes: Codes, labels: Codes, batch: int = 128) -> Tensor:
+def both_bits(
+    model: ARModel, codes: Codes, labels: Codes, batch: int = 128, shared: bool = False
+) -> Tensor:
     """Mean cross-entropy at each position over all entries and over the first K_t, from one pass.
 
-    Bits, float64 [2, T].
+    Bits, float64 [2, T]; `shared` as in `reconstruction_error`.
 
     Raises:
         ValueError: codes or labels out of range, named.
@@ -123,14 +145,15 @@ def both_bits(model: ARModel, codes: Codes, labels: Codes, batch: int = 128) -> 
     total = torch.zeros(2, codes.shape[1], dtype=torch.float64)
     batch = _at_once(LOGITS, codes.shape[1] * model.config.vocabulary, batch)
     with measuring(model):
-        for c, y in zip(codes.split(batch), labels.split(batch), strict=True):
-            losses = torch.stack(model.both_losses(c.to(device), y.to(device)))  # [2, b, T]
-            total += losses.double().sum(1).cpu()
-    return total / len(codes) / math.log(2)
+        for some in _rows(len(codes), batch, shared):
+            c, y = codes[some].to(device), labels[some].to(device)
+            total += torch.stack(model.both_losses(c, y)).double().sum(1).cpu()  # of [2, b, T]
+    return _sum(total, len(codes), device, shared) / len(codes) / math.log(2)
 
 
 def position_bits(
-    model: ARModel, codes: Codes, labels: Codes, own: bool = False, batch: int = 128
-) -> Tensor:
+    model: ARModel, codes: Codes, labels: Codes, own: bool = False, batch: int = 128,
+    shared: bool = False,
+) -> Tensor:  # fmt: skip
     """Mean cross-entropy at each position, bits, float64 [T]; `own` as in `position_losses`."""
-    return both_bits(model, codes, labels, batch)[int(own)]
+    return both_bits(model, codes, labels, batch, shared)[int(own)]

@@ -9,14 +9,29 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from ..checks import integer, must
+from ..progress import say
 from ..settings import Flag, Real, Whole, flat, fold, setting, settings
 
 Precision = Literal["auto", "bf16", "fp32"]
 
 
 def halves(precision: Precision, device: str) -> bool:
-    """Whether products are made in bf16 on this kind of device ("cuda", "cpu")."""
-    return precision == "bf16" or (precision == "auto" and device == "cuda")
+    """Whether products are made in bf16 on this kind of device ("cuda", "cpu").
+
+    On a GPU without bf16 "auto" is fp32, which is said once; "bf16" is a ValueError.
+    """
+    wanted = precision == "bf16" or (precision == "auto" and device == "cuda")
+    if not wanted or device != "cuda" or _has_bf16():
+        return wanted
+    must(precision == "auto", "precision", "fp32 or auto on this GPU, which has no bf16", "bf16")
+    say("this GPU has no bf16: fp32 is used")
+    return False
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _parts(value: Any) -> Any:

@@ -80,7 +80,7 @@ def train_tokenizer(
                 run.note(**run.means())
             if held_out is not None and run.due(r.validate_every):
                 with run.evaluation():
-                    run.note(held_out_mse=reconstruction_error(model, held_out))
+                    run.note(held_out_mse=reconstruction_error(model, held_out, shared=True))
             if run.due(r.sample_every):
                 with run.evaluation():
                     rebuilt = to_uint8(decode(model, torch.cat(list(encode(model, shown)))))
