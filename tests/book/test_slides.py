@@ -157,7 +157,7 @@ def test_interactive_figures_answer_on_their_slides(browser: Browser) -> None:
             choices = figure.locator("option").count() > figure.locator("select").count()
             if slider.count() or choices:  # a study of one comparison leaves nothing to choose
                 assert figure.evaluate(STATE) != before, kinds[-1]
-        assert {"prefixes", "explorer", "draw", "decoder", "results"} <= set(kinds)
+        assert {"prefixes", "explorer", "draw", "decoder", "cells", "results"} <= set(kinds)
     assert seen.troubles == []
 
 
