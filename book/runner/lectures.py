@@ -118,7 +118,9 @@ def tables(text: str, plan: dict[int, Lecture]) -> str:
 
 def _reference(thing: str) -> str:
     page, _, selector = thing.partition(" ")
-    return f"[]({page})" if selector else f"{REFERENCES[thing.split('-')[0]]}`{thing}`"
+    if selector:  # with its ending: a function of the library may be called like a page
+        return f"[]({page}.ipynb)"
+    return f"{REFERENCES[thing.split('-')[0]]}`{thing}`"
 
 
 class Pages:

@@ -85,7 +85,7 @@ def test_slides_follow_the_plan_and_words_around_a_thing_are_its_notes(book: Boo
 def test_the_table_of_a_lecture_names_what_its_slides_show(book: Book) -> None:
     page = tables("Before.\n\n<!-- lectures -->\n", lectures(book))
     assert "## 9 minutes: one" in page and '<a href="slides/9.html">' in page
-    assert "| 4 | Bet. | {numref}`fig-seen`, [](01_one) |" in page
+    assert "| 4 | Bet. | {numref}`fig-seen`, [](01_one.ipynb) |" in page
     assert "| 5 | Look. | {prf:ref}`thm-true` |" in page
     assert "Homework: {numref}`ex-do`." in page
 
