@@ -48,9 +48,6 @@ test: env ## lint, tests, smoke book, checks of its pages, chapters with other p
 	$(OFFLINE) $(BIN)/python book/build.py smoke --pdf
 	$(OFFLINE) $(BIN)/python -m pytest -m "book or rerun"
 
-slides: env ## decks, exercise sheet, solutions notebook: build/cpu/teaching
-	$(BIN)/python book/build.py $(PROFILE) --slides $(ARGS)
-
 colab: env ## run a chapter as Colab would: an empty environment, this clone (10 minutes, 6 GB)
 	$(BIN)/python book/launch.py check
 
@@ -89,6 +86,6 @@ torture: env ## break it on purpose, up to an hour: make torture ARGS="--only ki
 clean: ## remove what was built (the environment and the cached stages stay)
 	find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help env book pdf smoke chapter test slides colab minimal dist serve bench torture clean
+.PHONY: help env book pdf smoke chapter test colab minimal dist serve bench torture clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

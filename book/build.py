@@ -43,7 +43,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="these chapters alone: 03, 05_tokenizer",
     )
     add("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    add("--slides", action="store_true", help="decks, exercise sheet, solutions: teaching/")
     add("--out", type=Path, help="output folder (build/PROFILE, with --only build/PROFILE/chapter)")
     add("--jobs", type=int, default=2, help="chapters executed side by side (2)")
     add("--force", action="store_true", help="execute even what is up to date")
@@ -104,11 +103,11 @@ def build(options: argparse.Namespace) -> int:
         pages = html(book, out, strict=not options.only)
         if pages is None:
             return 1
+        if not options.only:
+            teach(book, chapters, out)  # slides and sheets, beside the pages
         print(f"open {pages / 'index.html'}")
         if options.pdf:
             print(f"printed: {pdf(book, out)}")
-        if options.slides:
-            print(f"slides, exercises, solutions: {teach(chapters, out)}")
         return 0
 
 

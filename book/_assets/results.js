@@ -50,7 +50,7 @@
     const least = Math.min(...bits) - 4, span = Math.max(...bits) + 4 - least;
     const x = (b) => left + ((b - least) / span) * (width - left - right);
     const y = (v) => top + height * (1 - Math.log(v / low) / Math.log(high / low));
-    const out = [`<text x="0" y="${top - 12}">${escape(row.measure)}, against the total bits of a code</text>`];
+    const out = [`<text x="0" y="${top - 12}">${escape(row.measure)} over total bits</text>`];
     for (const v of [low / 0.9, Math.sqrt(low * high), high / 1.1]) {
       out.push(`<path class="grid" d="M${left} ${y(v)}H${width - right}"/><text class="tick" ` +
         `x="${left - 6}" y="${y(v) + 4}" text-anchor="end">${+v.toPrecision(2)}</text>`);

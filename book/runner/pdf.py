@@ -74,6 +74,8 @@ def one_page(html: str) -> tuple[str, list[str]]:
     page.select_one("article h1").insert_after(contents)
     for link in page.select('a[href^="index.html#"]'):  # so that it stays within the file
         link["href"] = link["href"].removeprefix("index.html")
+    for link in page.select('a[href^="slides/"], a[href^="handouts/"]'):
+        link.unwrap()  # they lie beside the pages; on paper there is nothing to follow
     page.head.append(_tag(page, "style", STYLE.read_text(encoding="utf-8")))
     return str(page), anchors
 

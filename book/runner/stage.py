@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 
 from runner.chapters import INJECTED, PARAMETERS, Book, Chapter, Refused
+from runner.lectures import lectures, tables
 from runner.profiles import Profile
 from runner.yourself import box
 from vcqlib.chapters import page_model
@@ -89,7 +90,7 @@ def stage(
     for bibliography in book.folder.glob("*.bib"):
         shutil.copy(bibliography, folder)
     shutil.copy(book.folder / "_toc.yml", folder)
-    ready = {chapter.name: chapter for chapter in values}
+    ready, plan = {chapter.name: chapter for chapter in values}, lectures(book)
     if "draw" in ready:  # its notebook has made them; they are too large for the page itself
         for name in page_model.DRAWN:
             place = folder / "_assets" / page_model.file_name(name)
@@ -103,6 +104,7 @@ def stage(
             nbformat.write(staged, folder / f"{name}.ipynb")
         elif page and page.suffix == ".md":
             text = page.read_text(encoding="utf-8").replace(STATISTICS, statistics)
+            text = tables(text, plan)
             (folder / page.name).write_text(text, encoding="utf-8")
         else:  # a few chapters alone: stand-ins keep numbers and links as they are in the book
             text = f"# {_title(page) or name}\n\nThis chapter is not part of this build."

@@ -1,38 +1,43 @@
-"""Decks of slides, an exercise sheet and a solutions notebook, made from a built book.
+"""What a lecturer takes from a built book: slides, sheets, a solutions notebook.
 
-Slides and sheet are cut out of the chapters' pages, so that numbers, figures and mathematics are
-those of that build. Everything lands in `out/teaching` and needs no network.
+All of it is cut out of the pages of that build, or computed from `data/results`, and lies beside
+them: `html/slides`, `html/handouts`. It needs no network.
 """
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import html
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from bs4 import BeautifulSoup, Tag
+from bs4 import Tag
 
-from runner.chapters import Chapter
+from runner.chapters import Book, Chapter
+from runner.lectures import PLAN, Pages, cut, deck, lectures, title
+from vcqlib.chapters import worksheet
 
 ASSETS = Path(__file__).parent
-MATHJAX = "mathjax/tex-svg.js"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<link rel="stylesheet" href="{up}teaching.css">
+{styles}
 <script>
 window.MathJax = {{options: {{processHtmlClass: "math", ignoreHtmlClass: "page"}}}};
-</script><script defer src="{up}{mathjax}"></script>{script}</head><body class="page {kind}">
+</script><script defer src="../_static/mathjax/tex-svg.js"></script>
+{scripts}</head><body class="page {kind}">
 {body}
 </body></html>
 """
-# What stands on a slide; the rest of a section is for the speaker.
-SHOWN = "figure, .proof:not(.proof-type-proof), .cell_output table, table.table, div.math"
-SHOWN += ", .quiz-question"
-DROPPED = ".headerlink, .copybtn, .yourself, .cell_input, details.hide, script, .vcq"
+WORKSHEET = """<p>Every ratio that this book has measured between a variable codebook and its
+controls, and no verdict. Cover what you remember of the book, apply the rule line by line, and
+write its verdict into the box. A ratio below 1 is on the side of the claim; only for C8 it is one
+above 1, and there the paper gives a ratio, 1.62. A claim that was tried several times gets the most
+cautious of its verdicts.</p>"""
+NAVIGATION = """<nav aria-label="Slides"><output></output>
+<button type="button" data-by="-1" aria-label="one slide back">◀</button>
+<button type="button" data-by="1" aria-label="one slide on">▶</button></nav>"""
 GLUED = re.compile(r"\{glue:text\}`([^`:]+)(?::([^`]+))?`")
 EXERCISE = re.compile(
     r"(?P<fence>`{3,})\{(?P<kind>exercise|solution|solution-start)\} *(?P<title>[^\n]*)\n"
@@ -42,98 +47,64 @@ EXERCISE = re.compile(
 END = re.compile(r"`{3,}\{solution-end\}\n`{3,}")
 
 
-def teach(chapters: list[Chapter], out: Path) -> Path:
-    """Write `out/teaching` from the numbered chapters in `out/html` and `out/notebooks`."""
-    folder = out / "teaching"
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "mathjax").mkdir(parents=True)
-    (folder / "slides").mkdir()
-    shutil.copy(out / "html" / "_static" / MATHJAX, folder / MATHJAX)
-    shutil.copytree(out / "html" / "_images", folder / "_images")
-    shutil.copy(ASSETS / "teaching.css", folder)
-    shutil.copy(ASSETS / "slides.js", folder)
-    chapters = [chapter for chapter in chapters if chapter.name[:2].isdigit()]
-    decks, sheet = {}, []
-    for chapter in chapters:
-        article = _article(out / "html" / f"{chapter.name}.html")
-        name = f"{chapter.name}.html"
-        deck = slides(copy.copy(article), "../")
-        decks[name] = article.h1.get_text()
-        _write(folder / "slides" / name, decks[name], "slides", deck, "../", script=True)
-        sheet += [f"<h2>{html.escape(decks[name])}</h2>", *exercises(article)]
-    links = "".join(f'<li><a href="{name}">{html.escape(t)}</a></li>' for name, t in decks.items())
-    body = f"<main><h1>Slides</h1><ol>{links}</ol></main>"
-    _write(folder / "slides" / "index.html", "Slides", "sheet", body, "../")
-    body = "<main><h1>Exercises</h1>" + "\n".join(sheet) + "</main>"
-    _write(folder / "exercises.html", "Exercises", "sheet", body, "")
-    nbformat.write(solutions(chapters, out / "notebooks"), folder / "solutions.ipynb")
-    return folder
+def teach(book: Book, chapters: list[Chapter], out: Path) -> None:
+    """Write `out/html/slides` and `out/html/handouts` unless they are up to date.
+
+    A book without lectures has neither.
+    """
+    plan, key, key_file = lectures(book), _key(book, out), out / "teaching.key"
+    slides, handouts = (out / "html" / name for name in ("slides", "handouts"))
+    current = key_file.exists() and key_file.read_text(encoding="utf-8") == key
+    if not plan or (current and slides.exists() and handouts.exists()):
+        return
+    key_file.unlink(missing_ok=True)
+    pages = Pages(out / "html", [*book.pages()])
+    for folder in (slides, handouts):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        shutil.copy(ASSETS / "teaching.css", folder)
+    shutil.copy(ASSETS / "slides.js", slides)
+    for minutes, lecture in plan.items():
+        body, kinds = deck(lecture, pages)
+        body = f"<main>{body}</main>{NAVIGATION}"
+        _write(slides / f"{minutes}.html", f"{minutes} minutes", "slides", body, kinds)
+    numbered = [chapter for chapter in chapters if chapter.name[:2].isdigit()]
+    sheet = []
+    for chapter in numbered:
+        article = pages.article(chapter.name)
+        sheet += [f"<h2>{html.escape(title(article.h1))}</h2>", *exercises(article, chapter.name)]
+    _write(handouts / "exercises.html", "Exercises", "sheet",
+           "<main><h1>Exercises</h1>" + "\n".join(sheet) + "</main>")  # fmt: skip
+    nbformat.write(solutions(numbered, out / "notebooks"), handouts / "solutions.ipynb")
+    _worksheet(book, pages, handouts)
+    key_file.write_text(key, encoding="utf-8")
 
 
-def _article(page: Path) -> Tag:
-    """A chapter's text without what belongs to the page."""
-    article = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").select_one("article")
-    for tag in article.select(DROPPED):
-        tag.decompose()
-    for tag in article.select("a[href]"):
-        tag.unwrap()  # the pages that it leads to are elsewhere
-    for tag in article.select("[id]"):
-        del tag["id"]
-    return article
+def _key(book: Book, out: Path) -> str:
+    """Hash of what the pages are made from: the book's pages, the plan, records, this code."""
+    digest = hashlib.sha256(book.fingerprint().encode())
+    files = [out / "html.key", book.folder / PLAN, *sorted(ASSETS.glob("*.*"))]
+    for path in files:
+        if path.exists():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
-def slides(article: Tag, up: str) -> str:
-    """A deck: title, goals, one slide for each thing to show, summary, quiz."""
-    root = article.select_one("section")
-    for image in article.select("img"):
-        image["src"] = up + image["src"]
-    paragraphs = "".join(str(tag) for tag in root.find_all("p", recursive=False)[:1])
-    deck = [_slide(article.h1.get_text(), f'<div class="lead">{paragraphs}</div>')]
-    goals = root.select_one(".admonition")
-    if goals:
-        title = goals.select_one(".admonition-title").extract().get_text()
-        deck.append(_slide(title, goals.decode_contents()))
-    for section in root.find_all("section", recursive=False):
-        title = section.h2.get_text()
-        if title in ("Exercises", "Further reading"):
-            continue
-        if title == "Summary":
-            deck.append(_slide(title, str(section.ul)))
-            continue
-        deck += _section(section, title)
-    deck[0] = deck[0].replace("h2>", "h1>")
-    return "<main>" + "\n".join(deck) + "</main>"
+def _worksheet(book: Book, pages: Pages, folder: Path) -> None:
+    """The ratios of all records, whatever the profile, with the rule as chapter 10 states it."""
+    (scorecard,) = book.select(["10_scorecard"])
+    studies = scorecard.declared()["studies"]
+    rule = pages.article(scorecard.name).select("#the-rule > p, #the-rule > ol")
+    said = "".join(str(cut(part, scorecard.name)) for part in rule)
+    names = ("worksheet", "Worksheet"), ("worksheet_solved", "Worksheet, solved")
+    for (name, heading), tables in zip(names, worksheet.sheets(studies), strict=True):
+        body = f"<main><h1>{heading}</h1>{WORKSHEET}<h2>The rule</h2>{said}"
+        _write(folder / f"{name}.html", heading, "sheet", f"{body}{tables}</main>")
 
 
-def _section(section: Tag, title: str) -> Iterator[str]:
-    """The slides of one section: text since the last thing shown becomes the notes of the next."""
-    shown = [tag for tag in section.select(SHOWN) if not tag.find_parent(_is_shown)]
-    marks = {id(tag) for tag in shown}
-    notes: list[str] = []
-    found = False
-    for tag in section.find_all(["p", "ul", "ol", *{tag.name for tag in shown}]):
-        if id(tag) in marks:
-            yield _slide(title, str(tag), "".join(notes))
-            notes, found = [], True
-        elif not tag.find_parent(lambda parent: id(parent) in marks or parent.name in ("li",)):
-            notes.append(str(tag))
-    if not found and notes:  # a section of words alone: its first paragraph is the slide
-        yield _slide(title, notes[0], "".join(notes[1:]))
-
-
-def _is_shown(tag: Tag) -> bool:
-    classes = set(tag.get("class", []))
-    return tag.name == "figure" or bool(classes & {"proof", "quiz-question"})
-
-
-def _slide(title: str, body: str, notes: str = "") -> str:
-    aside = f"<aside>{notes}</aside>" if notes else ""
-    return f"<section><h2>{html.escape(title)}</h2><div>{body}</div>{aside}</section>"
-
-
-def exercises(article: Tag) -> list[str]:
+def exercises(article: Tag, page: str) -> list[str]:
     """The exercises of a chapter, without solutions."""
-    return [str(tag) for tag in article.select(".admonition.exercise")]
+    return [str(cut(tag, page)) for tag in article.select(".admonition.exercise")]
 
 
 def solutions(chapters: list[Chapter], executed: Path) -> nbformat.NotebookNode:
@@ -191,8 +162,15 @@ def _text(data: dict[str, str]) -> object:
         return text.strip("'")
 
 
-def _write(path: Path, title: str, kind: str, body: str, up: str, script: bool = False) -> None:
-    tag = f'<script defer src="{up}slides.js"></script>' if script else ""
-    page = PAGE.format(title=html.escape(title), kind=kind, body=body, up=up, mathjax=MATHJAX,
-                       script=tag)  # fmt: skip
+def _write(path: Path, title: str, kind: str, body: str, figures: list[str] | None = None) -> None:
+    """A page of slides or a sheet; `figures`: kinds of the interactive figures on it, on slides."""
+    sheets, scripts = ["teaching.css"], []
+    if figures is not None:
+        sheets = ["../_static/pygments.css", "../_static/vcq.css", "teaching.css"]
+        scripts = ["slides.js", *(f"../_static/{name}.js" for name in ("vcq", *figures))]
+    page = PAGE.format(
+        title=html.escape(title), kind=kind, body=body,
+        styles="\n".join(f'<link rel="stylesheet" href="{name}">' for name in sheets),
+        scripts="\n".join(f'<script defer src="{name}"></script>' for name in scripts),
+    )  # fmt: skip
     path.write_text(page, encoding="utf-8")

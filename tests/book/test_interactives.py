@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
@@ -21,7 +22,7 @@ from browser import Visit, launched, opened
 from interactive import check_readable, interactive_page
 from runner.chapters import Book
 from throwaway import ROOT
-from vcqlib.chapters import figures, interactives
+from vcqlib.chapters import figures, interactives, scenes
 from vcqlib.theory.schedules import CONTROLS, GROWING
 
 GENERATOR = np.random.default_rng(0)
@@ -74,8 +75,26 @@ RESULTS = {
     "rates": {"set <a>": {"gFD": [["uniform", 32.0, 1.0, True], ["uniform-4", 16.0, 0.8, True],
                                   ["loglinear", 20.0, 0.6, False]]}},
 }  # fmt: skip
-PAGES = {"prefixes": TREE, "explorer": DESIGN, "decoder": DECODER, "sampler": SAMPLER,
-         "results": RESULTS}  # fmt: skip
+PLANE = (-2.0, 2.0)
+CORNERS = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
+SEEN = {  # arm → for each N: samples with a known code, training points that a sample repeats
+    "uniform": [([1, 1, 0], [1, 0]), ([1, 0, 0], [0, 0, 1, 0])],
+    "growing": [([0, 0, 0], [0, 0]), ([1, 1, 1], [1, 1, 1, 1])],
+}  # fmt: skip
+FILLED = np.array([[[0, 1], [2, 2]], [[0, 1], [0, 2]], [[1, 2], [1, 2]], [[2, 2], [1, 2]]])
+CELLS = {
+    "ns": [2, 4], "steps": 10, "side": 2, "length": 2,
+    "training": scenes.packed_points(CORNERS, PLANE),
+    "arms": [{"name": arm, "sizes": [2, 4], "cells": scenes.packed([0, 1, 0, 2, 1, 1, 1, 3]),
+              "filled": scenes.packed(FILLED[..., 0] * 8 + FILLED[..., 1]),
+              "at": [{"passes": 80 / n, "samples": scenes.packed_points(CORNERS[:3] / 2, PLANE),
+                      "known": scenes.packed(known), "share": sum(known) / 3, "fresh": 0.125,
+                      "repeated": scenes.packed(again), "alone": [0.25, 0.5]}
+                     for n, (known, again) in zip((2, 4), both, strict=True)]}
+             for arm, both in SEEN.items()],
+}  # fmt: skip
+PAGES = {"cells": CELLS, "prefixes": TREE, "explorer": DESIGN, "decoder": DECODER,
+         "sampler": SAMPLER, "results": RESULTS}  # fmt: skip
 DATA = """name => [...document.querySelectorAll(`output data.${name}`)].map(d => Number(d.value))"""
 
 
@@ -347,6 +366,32 @@ def test_the_board_keeps_a_prefix_and_shows_the_draws_that_share_it(page: Page) 
             assert greys(page) == pytest.approx(expected, abs=2)
 
 
+@of("cells")
+def test_the_plane_shows_cells_samples_and_memorised_points(page: Page) -> None:
+    for i, both in enumerate(SEEN.values()):
+        page.select_option("[name=arm]", str(i))
+        for k, (known, again) in enumerate(both):
+            press(page, "Home", *["ArrowRight"] * k)
+            n = CELLS["ns"][k]
+            assert data(page, "n") == [n] and data(page, "fresh") == [0.125]
+            assert data(page, "share") == pytest.approx([sum(known) / 3])
+            circles = {name: page.locator(f"svg circle{name}").count()
+                       for name in (".new", ".copy", ".training", ".full")}  # fmt: skip
+            assert circles == {".new": 3 - sum(known), ".copy": sum(known), ".training": n,
+                               ".full": sum(again)}  # fmt: skip
+            for m in range(3):
+                page.fill("[name=m]", str(m))
+                assert data(page, "m") == [m]
+                assert data(page, "alone") == [[0, 0.25, 0.5][m]]
+                cells = [page.get_attribute(f"svg .cell-{kind}", "d").count("M")
+                         for kind in ("one", "several")]  # fmt: skip
+                first, second = (FILLED[:, m - 1, j] <= k for j in (0, 1))
+                assert cells == ([(first & ~second).sum(), second.sum()] if m else [0, 4])
+                edges = page.get_attribute("svg .edge", "d").count("M")
+                assert edges == [0, 2, 4][m]  # two halves, then four quarters
+        assert "growing" in page.inner_text("output") or not i
+
+
 # ------------------------------------------------------------------------------------- every figure
 
 
@@ -396,7 +441,7 @@ def test_figures_are_accessible_fit_a_phone_and_have_a_static_version(
 @pytest.mark.parametrize(
     ("chapter", "kinds"),
     [("01_cliff", {"explorer", "prefixes"}), ("05_tokenizer", {"decoder"}),
-     ("08_coarse_to_fine", {"sampler"})],
+     ("06b_known_world", {"cells"}), ("08_coarse_to_fine", {"sampler"})],
 )  # fmt: skip
 def test_the_books_own_figures_come_to_life(
     browser: Browser, chapter: str, kinds: set[str]

@@ -16,7 +16,8 @@ from throwaway import ROOT
 PRINTED = ROOT / "build" / "smoke" / "book.pdf"
 PAGE = """<html><head></head><body><article><section><h1>Book</h1></section>
 <div class="toctree-wrapper"><section id="one"><h2>1. One<a href="#one">#</a></h2>
-<a href="index.html#id2">2026</a></section></div></article></body></html>"""
+<a href="index.html#id2">2026</a><a href="slides/45.html">Slides</a></section></div></article>
+</body></html>"""
 
 
 def test_contents_and_links_of_the_single_page() -> None:
@@ -24,6 +25,7 @@ def test_contents_and_links_of_the_single_page() -> None:
     assert anchors == ["chapter-1"]
     assert '<p><a href="#chapter-1">1. One</a><span></span></p>' in html
     assert 'href="#id2"' in html and "index.html" not in html
+    assert "Slides" in html and "slides/" not in html
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,26 @@
-"""Slides, exercise sheet and solutions hold what the chapters hold, and only that."""
+"""Slides, sheets and solutions hold what the chapters hold, and only that."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from runner.chapters import Book, Chapter
-from runner.teaching import exercises, slides, solutions
+from runner.chapters import Book, Chapter, Refused
+from runner.lectures import Pages, deck, lectures, tables
+from runner.teaching import exercises, solutions
 from throwaway import ROOT
 
-PAGE = """<article><section><h1>1. One</h1><p>The promise.</p>
-<div class="admonition"><p class="admonition-title">Goals</p><ul><li>A goal</li></ul></div>
-<section><h2>Body</h2><p>Said before.</p><figure><img src="_images/a.png" alt="a">
-<figcaption><p>Seen.</p></figcaption></figure><p>Said after.</p>
-<div class="proof theorem"><p>True.</p></div></section>
-<section><h2>Summary</h2><ul><li>Short.</li></ul></section>
-<section><h2>Exercises</h2><div class="exercise admonition"><p>Do it.</p></div>
+PAGE = """<article><section id="one"><h1>1. One</h1><p>The promise.</p>
+<section id="body"><h2>Body</h2><p>Said before.</p><figure id="fig-seen">
+<img src="_images/a.png" alt="a"><figcaption><a href="#thm-true">Seen.</a></figcaption></figure>
+<p>Said after.</p><div class="proof theorem" id="thm-true"><p>True.</p></div>
+<div class="vcq vcq-box" data-config='["_static/x.js"]'></div><script src="y.js"></script></section>
+<section id="do"><h2>Exercises</h2><div class="exercise admonition" id="ex-do">
+<p class="admonition-title">Do</p><p>Do it.</p></div>
 <div class="solution admonition"><p>Done.</p></div></section></section></article>"""
 CHAPTERS = [c for c in Book(ROOT / "book").chapters() if c.name[:2].isdigit()]
 PARTS = ("{admonition} What you will learn\n:class: tip", "**Prerequisites.** ",
@@ -26,23 +28,83 @@ PARTS = ("{admonition} What you will learn\n:class: tip", "**Prerequisites.** ",
          "## Quiz\n")  # fmt: skip
 
 
+PLAN = """
+9:
+  title: one
+  about: For all.
+  homework: [ex-do]
+  blocks:
+    - {minutes: 5, what: Look., slides: [{title: Before, show: thm-true}]}
+    - minutes: 4
+      what: Bet.
+      slides:
+        - {bet: "How < many?", answer: fig-seen}
+        - {title: What is seen, show: fig-seen}
+        - {title: A box, show: 01_one .vcq-box}
+"""
+
+
 def article() -> BeautifulSoup:
     return BeautifulSoup(PAGE, "html.parser").article
 
 
-def test_a_deck_shows_figures_and_theorems_and_keeps_words_for_the_notes() -> None:
-    deck = BeautifulSoup(slides(article(), "../"), "html.parser")
-    titles = [tag.get_text() for tag in deck.select("section > h1, section > h2")]
-    assert titles == ["1. One", "Goals", "Body", "Body", "Summary"]
-    figure, theorem = deck.select("section")[2:4]
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    """A book of one page with the plan above, and that page as built."""
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html" / "01_one.html").write_text(PAGE)
+    (tmp_path / "teaching.yaml").write_text(PLAN)
+    return Book(tmp_path)
+
+
+def refused(book: Book, old: str, new: str) -> str:
+    """What is said of the plan with one thing changed."""
+    (book.folder / "teaching.yaml").write_text(PLAN.replace(old, new))
+    with pytest.raises(Refused) as error:
+        deck(lectures(book)[9], Pages(book.folder / "html", ["01_one"]))
+    return str(error.value)
+
+
+def test_slides_follow_the_plan_and_words_around_a_thing_are_its_notes(book: Book) -> None:
+    made, kinds = deck(lectures(book)[9], Pages(book.folder / "html", ["01_one"]))
+    slides = BeautifulSoup(made, "html.parser").select("section")
+    titles = [slide.find(["h1", "h2"]).get_text() for slide in slides]
+    assert titles == ["The entropy cliff", "Before", "Bet 1", "What is seen", "A box", "Homework"]
+    theorem, bet, figure, box = slides[1:5]
+    assert bet.select_one(".body").get_text() == "How < many?"
     assert figure.img["src"] == "../_images/a.png"
-    assert figure.aside.get_text() == "Said before."
+    assert figure.select_one("figure a")["href"] == "../01_one.html#thm-true"
+    assert figure.select_one("a.source")["href"] == "../01_one.html#fig-seen"
+    assert figure.aside.get_text() == "Said before.Said after."
     assert theorem.aside.get_text() == "Said after."
-    assert "Done." not in deck.get_text()
+    assert kinds == ["box"] and box.select_one(".vcq-box")["data-config"] == '["../_static/x.js"]'
+    assert not BeautifulSoup(made, "html.parser").select("[id], script")
+    assert slides[5].a["href"] == "../01_one.html#ex-do"
+
+
+def test_the_table_of_a_lecture_names_what_its_slides_show(book: Book) -> None:
+    page = tables("Before.\n\n<!-- lectures -->\n", lectures(book))
+    assert "## 9 minutes: one" in page and '<a href="slides/9.html">' in page
+    assert "| 4 | Bet. | {numref}`fig-seen`, [](01_one.ipynb) |" in page
+    assert "| 5 | Look. | {prf:ref}`thm-true` |" in page
+    assert "Homework: {numref}`ex-do`." in page
+
+
+def test_a_plan_with_a_fault_is_refused_by_name(book: Book) -> None:
+    assert "by no slide" in refused(book, "show: fig-seen", "show: thm-true")
+    both = refused(book, "thm-true", "thm-tru")
+    assert "'thm-tru'" in both and "thm-true" in both and "lecture 9" in both
+    assert "'.vcq-bx'" in refused(book, ".vcq-box", ".vcq-bx")
+    assert "'02_two'" in refused(book, "01_one .vcq", "02_two .vcq")
+    assert "before its bet" in refused(book, "thm-true", "fig-seen")
+    assert "10 minutes" in refused(book, "minutes: 4", "minutes: 5")
+    assert "'tab-x'" in refused(book, "[ex-do]", "[tab-x]")
+    assert "must have title" in refused(book, "title: Before, ", "")
+    assert "colour" in refused(book, "{title: Before", "{colour: red, title: Before")
 
 
 def test_the_sheet_has_exercises_without_solutions() -> None:
-    (sheet,) = exercises(article())
+    (sheet,) = exercises(article(), "01_one")
     assert "Do it." in sheet and "Done." not in sheet
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..checks import one_of
 
-KINDS = ("decoder", "draw", "explorer", "prefixes", "results", "sampler")
+KINDS = ("cells", "decoder", "draw", "explorer", "prefixes", "results", "sampler")
 LARGEST_TILE = 64  # pixels: pictures of a sprite are shown about this large
 
 

@@ -1,0 +1,76 @@
+"""A worksheet for a class that judges for itself: the ratios of the records without verdicts.
+
+The same rows with a verdict and the step of the rule that gives it are the solution. The rule is
+`study.scorecard`; the book states it in chapter 10.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..study import scorecard
+from . import claims, findings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def reason(row: Mapping) -> str:
+    """Which step of the rule gave a row of `findings.images` or `findings.points` its verdict."""
+    if row["verdict"] == scorecard.UNTESTABLE:
+        return "step 1: a run is below a floor"
+    if row["seeds"] < scorecard.MIN_SEEDS:
+        return f"step 2: {row['seeds']} seeds, mean {'below' if row['ratio'] < 1 else 'above'} 1"
+    if row["verdict"] == scorecard.DIRECTION:
+        return "step 3: only the correction makes the interval hold 1"
+    if row["verdict"] == scorecard.UNDECIDED:
+        return "step 3: the interval holds 1"
+    if row["verdict"] == scorecard.CONTRADICTED:
+        return "step 3: the interval lies above 1"
+    return "step 4: the interval lies below 1"
+
+
+def sheets(studies: Sequence[str]) -> tuple[str, str]:
+    """The worksheet with empty boxes and with verdicts in them, as HTML.
+
+    Two tables each: ratios of the variable codebook over every control, and claims. studies: in
+    `data/results`, besides the points in the plane.
+    """
+    evidence, points = claims.Evidence(studies), findings.points()
+    rows = findings.together(points, evidence.judged)
+    found = [claims.c3(evidence), claims.c8(evidence), claims.c10(evidence)]
+    for claim, controls in {"C6": findings.CONTROLS[:1], "C9": findings.CONTROLS[1:]}.items():
+        found.append(claims.ratios(claim, evidence, points, controls))
+    found.sort(key=lambda row: int(row.claim[1:]))
+    return _sheet(rows, found, False), _sheet(rows, found, True)
+
+
+def _sheet(rows: pd.DataFrame, found: Sequence[claims.Row], solved: bool) -> str:
+    lines = []
+    for _, part in rows.groupby(["study", "group", "n"], sort=False):
+        first = part.iloc[0]
+        lines.append(f'<tr><th colspan="7">{html.escape(findings.regime(first))}</th></tr>')
+        for _, r in part.iterrows():
+            cleared = "no" if r["verdict"] == scorecard.UNTESTABLE else "yes"
+            cells = (r["control"], r["seeds"], f"{r['ratio']:.2f}", r["interval"], r["corrected"])
+            lines.append(_line((*cells, cleared), f"{r['verdict']} ({reason(r)})", solved))
+    head = ("log-linear over", "seeds", "ratio", "95 %", "corrected", "floors cleared", "verdict")
+    ratios = _table("Ratios", head, lines)
+    above = {"C6": "above, over uniform", "C9": "above, over matched, reversed, shuffled"}
+    lines = [_line((r.claim, r.says, above.get(r.claim, r.ours)), r.verdict, solved) for r in found]
+    return ratios + _table("Claims", ("claim", "the paper says", "here", "verdict"), lines)
+
+
+def _line(cells: Sequence[object], verdict: str, solved: bool) -> str:
+    shown = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
+    return f'<tr>{shown}<td class="box">{verdict if solved else ""}</td></tr>'
+
+
+def _table(title: str, head: Sequence[str], lines: Sequence[str]) -> str:
+    cells = "".join(f"<th>{name}</th>" for name in head)
+    return (
+        f'<h2>{title}</h2><div class="wide" role="region" tabindex="0" aria-label="{title}"><table>'
+        f"<thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
