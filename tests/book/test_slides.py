@@ -143,10 +143,8 @@ def test_interactive_figures_answer_on_their_slides(browser: Browser) -> None:
             if slider.count():
                 slider.focus()
                 page.keyboard.press("ArrowLeft")
-                page.keyboard.press("ArrowLeft")
-                page.keyboard.press("ArrowRight")
             else:
-                choice = figure.locator("select").first
+                choice = figure.locator("select").last
                 choice.focus()
                 choice.select_option(index=choice.locator("option").count() - 1)
             if kinds[-1] == "draw":
