@@ -129,10 +129,11 @@ def test_advice_follows_the_verdicts(pattern):
     assert "in some regimes (ahead" in findings.advice(findings.together(better, even))[0]
     assert "it depends" in findings.advice(findings.together(better, worse))[0]
     few = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s, seeds=2))
-    assert few["verdict"].tolist() == [scorecard.DIRECTION]
+    assert few["verdict"].tolist() == [scorecard.UNTESTABLE]
     assert findings.advice(few) == ["Too few seeds to advise anything."]
     size_first = findings.together(better, even.assign(control="matched"))
     assert "size first" in findings.advice(size_first)[-1]
+    assert "no difference was seen in the others" in " ".join(findings.advice(size_first))
     grows = findings.together(better, better.assign(control="matched"))
     assert "let the codebook grow" in findings.advice(grows)[-1]
 

@@ -249,14 +249,16 @@ def prefix_trees(arms: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def plane(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[Figure, np.ndarray]:
+def plane(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], extent: tuple[float, float] = (-2.2, 2.2)
+) -> tuple[Figure, np.ndarray]:
     """Points in the plane, a panel each: title → points [n, 2] and whole numbers [n] as colours."""
     figure, ax = subplots(1, len(panels), (WIDTH, 1.1 * WIDTH / len(panels)), squeeze=False)
     for cell, (title, (points, kinds)) in zip(ax[0], panels.items(), strict=True):
         for kind in np.unique(kinds):
             some = points[kinds == kind]
             cell.scatter(*some.T, s=3, color=_COLOURS[kind % len(_COLOURS)], linewidth=0)
-        _square(cell, title, (-2.2, 2.2))
+        _square(cell, title, extent)
     return figure, ax
 
 

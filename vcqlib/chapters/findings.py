@@ -270,12 +270,13 @@ def advice(rows: pd.DataFrame) -> list[str]:
     found = [f"Over one large codebook: {start}{f' ({named})' if named else ''}."]
     if len(c9):
         gained, lost = ((c9["verdict"].map(side) == which).sum() for which in ("ahead", "behind"))
-        found.append(f"Over codebooks with as many bits (one smaller size, reversed, shuffled): "
-                     f"ahead in {gained} of {len(c9)} comparisons, behind in {lost}.")  # fmt: skip
+        even = "" if gained + lost == len(c9) else "; no difference was seen in the others"
+        found.append("Over codebooks with as many bits (one smaller size, reversed, shuffled): "
+                     f"ahead in {gained} of {len(c9)} comparisons, behind in {lost}{even}.")  # fmt: skip
         if gained > len(c9) / 2:
             found.append("So the distribution of the bits pays: let the codebook grow.")
         else:
-            found.append("So tune the codebook's size first: one smaller size did about as well.")
+            found.append("So tune the codebook's size first.")
     return found
 
 
@@ -294,7 +295,7 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
                 continue
             r = cells.loc[name]
             number = f"<b>{r['ratio']:.2f}</b> <small>{html.escape(r['interval'])}</small>"
-            kind = (r["verdict"] if known(r) else "not testable here").replace(" ", "-")  # colour
+            kind = r["verdict"].replace(" ", "-")  # its colour
             body += f'<td class="{kind}" data-over="{name}">{number}<br>{r["verdict"]}</td>'
         body += "</tr>"
     words = html.escape(" ".join(advice(rows)))

@@ -1,7 +1,7 @@
 """A worksheet for a class that judges for itself: the ratios of the records without verdicts.
 
 The same rows with a verdict and the step of the rule that gives it are the solution. The rule is
-`study.scorecard`; the book states it in chapter 10.
+`study.scorecard`; the book states it in its scorecard.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 def reason(row: Mapping) -> str:
     """Which step of the rule gave a row of `findings.images` or `findings.points` its verdict."""
+    if row["seeds"] < scorecard.MIN_SEEDS:
+        return f"step 1: {row['seeds']} of {scorecard.MIN_SEEDS} seeds"
     if row["verdict"] == scorecard.UNTESTABLE:
         return "step 1: a run is below a floor"
-    if row["seeds"] < scorecard.MIN_SEEDS:
-        return f"step 2: {row['seeds']} seeds, mean {'below' if row['ratio'] < 1 else 'above'} 1"
     if row["verdict"] == scorecard.DIRECTION:
-        return "step 3: only the correction makes the interval hold 1"
+        return "step 2: only the correction makes the interval hold 1"
     if row["verdict"] == scorecard.UNDECIDED:
-        return "step 3: the interval holds 1"
+        return "step 2: the interval holds 1"
     if row["verdict"] == scorecard.CONTRADICTED:
-        return "step 3: the interval lies above 1"
-    return "step 4: the interval lies below 1"
+        return "step 2: the interval lies above 1"
+    return "step 3: the interval lies below 1"
 
 
 def sheets(studies: Sequence[str]) -> tuple[str, str]:

@@ -207,7 +207,7 @@ def _growth(d: Diagnosis) -> str:
     return (
         "If held-out loss turns while training loss falls, let the codebook grow along the "
         f"sequence. Ideal codes have t* = {own} now; {ways}. The bits it gives up cost "
-        "reconstruction; whether that pays, chapter 10 of the book judges."
+        "reconstruction; whether that pays, the book's scorecard judges."
     )
 
 

@@ -1,4 +1,4 @@
-"""The rule that turns measurements into verdicts; chapter 10 states it before its table.
+"""The rule that turns measurements into verdicts; the book's scorecard states it.
 
 An effect is a ratio "treatment over control" for one seed, for instance the Fréchet distance of the
 variable codebook over that of the uniform one. A claim says on which side of 1 the ratio lies, and
@@ -99,11 +99,10 @@ def judge_effect(
 ) -> str:
     """Verdict on a claim about an effect.
 
-    1. No measurement, or a run below a floor of the protocol: not testable here.
-    2. Fewer than MIN_SEEDS seeds: direction only if the mean lies on the claim's side, else not
-       to be told apart.
-    3. An interval that holds 1: not to be told apart; one on the other side: contradicted.
-    4. An interval on the claim's side that falls short of the paper's ratio, where the paper gives
+    1. No measurement, a run below a floor of the protocol, or fewer than MIN_SEEDS seeds: not
+       testable here.
+    2. An interval that holds 1: not to be told apart; one on the other side: contradicted.
+    3. An interval on the claim's side that falls short of the paper's ratio, where the paper gives
        one: direction only. Else reproduced.
 
     Args:
@@ -117,11 +116,9 @@ def judge_effect(
     """
     if paper is not None and (paper < 1) != smaller:
         raise ValueError(f"the paper's ratio {paper} is not on the claim's side of 1")
-    if effect is None or not floors:
+    if effect is None or effect.low is None or effect.high is None or not floors:
         return UNTESTABLE
     sign = -1 if smaller else 1  # in logarithms, the claim's side is then positive
-    if effect.low is None or effect.high is None:
-        return DIRECTION if sign * math.log(effect.ratio) > 0 else UNDECIDED
     least, most = sorted(sign * math.log(end) for end in (effect.low, effect.high))
     if least <= 0 <= most:
         return UNDECIDED
