@@ -272,7 +272,8 @@ def advice(rows: pd.DataFrame) -> list[str]:
         gained, lost = ((c9["verdict"].map(side) == which).sum() for which in ("ahead", "behind"))
         even = "" if gained + lost == len(c9) else "; no difference was seen in the others"
         found.append("Over codebooks with as many bits (one smaller size, reversed, shuffled): "
-                     f"ahead in {gained} of {len(c9)} comparisons, behind in {lost}{even}.")  # fmt: skip
+                     f"ahead in {gained} of {len(c9)} comparisons, behind in {lost}{even}."
+                     )  # fmt: skip
         if gained > len(c9) / 2:
             found.append("So the distribution of the bits pays: let the codebook grow.")
         else:
