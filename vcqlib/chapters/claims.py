@@ -116,7 +116,7 @@ def c2(evidence: Evidence) -> Row:
         verdicts.append(scorecard.judge_share(share, 0.99, 0.5, len(bits)))
         saved = float(np.mean([records.past_the_cliff(r) for r in uniform]))
         words.append(f"{name}: {100 * share:.0f} % of the bits by t* = {ours} of {len(sizes)}, and "
-                     f"{saved:.1f} held-out bits an image saved after it"
+                     f"after it the AR model still saves {saved:.1f} bits of a held-out image"
                      if share is not None else f"{name}: no cliff")  # fmt: skip
     return evidence.row("C2", "; ".join(words), scorecard.worst(*verdicts))
 
@@ -153,7 +153,8 @@ def c4(sizes: Sequence[int], k_max: int, dim: int = 8, seed: int = 0) -> Row:
     nearest = distance.masked_fill(beyond, math.inf).amin(-1)
     excess = float((distance.gather(-1, chosen[..., None])[..., 0] - nearest).max())
     grows = list(sizes) == sorted(sizes) and sizes[-1] <= k_max
-    words = f"K from {sizes[0]} to {sizes[-1]}; nearest, up to {max(excess, 0):.0e}"
+    words = f"K from {sizes[0]} to {sizes[-1]}; of {chosen.numel():,} codes each is a nearest one"
+    words += f", up to {excess:.0e}" if excess > 0 else ""
     return Row("C4", words, "exact", scorecard.judge_identity(grows and excess < 1e-4))
 
 

@@ -297,7 +297,7 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
     """Ratios with intervals, a panel each: title → label → (x, ratio, low, high) in order."""
     columns = 2 if len(panels) > 1 else 1
     lines_ = -(-len(panels) // columns)
-    size = (WIDTH, 2.0 * lines_)
+    size = (WIDTH, 2.0 * lines_ + 0.4)
     figure, ax = subplots(lines_, columns, size, squeeze=False, sharex=True, sharey=True)
     for cell, (title, series) in zip(ax.flat, panels.items(), strict=False):
         cell.axhline(1, color=INK, linewidth=1.2)
@@ -315,7 +315,8 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
         cell.set_xlabel(xlabel)
     for line in ax:
         line[0].set_ylabel("ratio")
-    ax[0][0].legend()
+    names = ax[0][0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=len(names[0]))
     return figure
 
 
