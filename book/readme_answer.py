@@ -9,7 +9,7 @@ from pathlib import Path
 from vcqlib.chapters import findings
 from vcqlib.files import atomic_path
 
-STUDIES = ("fashion",)
+STUDIES = ("fashion", "mnist")
 START, END = "<!-- answer: book/readme_answer.py writes it -->\n", "<!-- end of the answer -->"
 
 

@@ -11,7 +11,7 @@ from vcqlib.study.configuration import Configuration
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data/results"
 MAIN = ("uniform", "loglinear", "matched", "reversed", "shuffled")
-STUDIES = ("fashion", "smoke")
+STUDIES = ("fashion", "mnist", "smoke")
 
 
 @pytest.fixture(scope="module")
