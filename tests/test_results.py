@@ -30,7 +30,7 @@ def test_every_main_arm_has_five_paired_seeds_at_6000_images(main):
     assert {r["config"]["n_images"] for r in main} == {6000}
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", (*STUDIES, "order"))
 def test_records_are_those_of_the_study_file_and_current(study):
     """A study may have runs without a record yet; no record is of a run that it does not have."""
     runs = plan.load_study(ROOT / f"book/studies/{study}.yaml").runs

@@ -14,6 +14,7 @@ from vcqlib.study.scorecard import (
     UNTESTABLE,
     VERDICTS,
     Effect,
+    across,
     holm,
     judge_effect,
     judge_identity,
@@ -190,3 +191,9 @@ def test_worst_is_the_most_cautious():
 def test_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("others", [[], [REPRODUCED], [DIRECTION, UNDECIDED], [CONTRADICTED]])
+def test_a_regime_that_was_not_testable_counts_as_not_run(others):
+    assert across(UNTESTABLE, *others) == (worst(*others) if others else UNTESTABLE)
+    assert across(*others, UNTESTABLE, UNTESTABLE) == across(UNTESTABLE, *others)

@@ -183,8 +183,7 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
            controls: Sequence[str]) -> Row:  # fmt: skip
     """C6 and C9: distance to reconstructions, variable over the controls, in every regime.
 
-    The verdict of the row is the most cautious one of its regimes. One with too few seeds, or whose
-    runs are below their floors, counts as not run, unless there is no other.
+    The verdict of the row is the most cautious one of its regimes; see `scorecard.across`.
     """
     rows = evidence.judged if points is None else pd.concat([points, evidence.judged])
     rows = rows[rows["control"].isin(controls)]
@@ -195,9 +194,7 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
         said = ", ".join(f"{r['ratio']:.2f} ({r['interval']})" + ("" if len(controls) == 1 else
                          f" over {r['control']}") for _, r in part.iterrows())  # fmt: skip
         words.append(f"{name}, N = {n:,}: {said}")
-    run = rows[rows.apply(findings.known, axis=1) & (rows["verdict"] != scorecard.UNTESTABLE)]
-    verdicts = (rows if run.empty else run)["verdict"]
-    return evidence.row(claim, "; ".join(words), scorecard.worst(*verdicts))
+    return evidence.row(claim, "; ".join(words), scorecard.across(*rows["verdict"]))
 
 
 def c7() -> Row:
@@ -232,7 +229,7 @@ def c8(evidence: Evidence) -> Row:
             said.append(f"{reading} at {r['at']:.0f} {equal} {r['ratio']:.2f} "
                         f"({r['effect'].interval()})")  # fmt: skip
         words.append(f"{findings.SETS.get(dataset, dataset)}, T = {length}: {', '.join(said)}")
-    return evidence.row("C8", "; ".join(words), scorecard.worst(*verdicts))
+    return evidence.row("C8", "; ".join(words), scorecard.across(*verdicts))
 
 
 def c10(evidence: Evidence) -> Row:

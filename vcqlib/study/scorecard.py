@@ -177,3 +177,12 @@ def worst(*verdicts: str) -> str:
             raise ValueError(f"unknown verdict {verdict!r} (known: {', '.join(VERDICTS)})")
     cautious = (REPRODUCED, DIRECTION, UNDECIDED, UNTESTABLE, CONTRADICTED)
     return max(verdicts, key=cautious.index)
+
+
+def across(*verdicts: str) -> str:
+    """Verdict on a claim looked at in several regimes: the most cautious of theirs.
+
+    A regime that is not testable counts as not run, if there are others.
+    """
+    run = [verdict for verdict in verdicts if verdict != UNTESTABLE]
+    return worst(*(run or verdicts))
