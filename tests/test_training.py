@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -525,9 +527,6 @@ def test_codes_on_disk_train_what_codes_in_memory_train(tmp_path):
 
 
 def test_tensorboard_is_given_what_the_log_holds(tmp_path, monkeypatch):
-    import sys
-    from types import SimpleNamespace
-
     seen = []
 
     class SummaryWriter:
@@ -554,9 +553,40 @@ def test_tensorboard_is_given_what_the_log_holds(tmp_path, monkeypatch):
     assert seen[-1] == "closed" and line.keys() == {"step", "bits", "held_out_bits"}
 
 
-def test_tensorboard_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
-    import sys
+def test_wandb_is_given_what_the_log_holds(tmp_path, monkeypatch):
+    """Once with a stand-in that notes every call; where the package is, itself writes offline."""
+    seen = []
+    online = SimpleNamespace(log=lambda values, step: seen.append((step, values)),
+                             finish=lambda: seen.append("closed"))  # fmt: skip
+    package = SimpleNamespace(init=lambda **how: seen.append(how) or online)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", package)
+        recipe = Recipe(2, 16, 1e-3, log_every=2, wandb=True)
+        train_ar(ar(), codes(), torch.arange(50) % 3, recipe, tmp_path / "run")
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    how, *logged, closed = seen
+    assert how["id"] == "run" and how["resume"] == "allow" and closed == "closed"
+    assert {step for step, _ in logged} == {2}
+    together = {name: value for _, values in logged for name, value in values.items()}
+    assert together["bits"] == line["bits"]
+    assert {"lr", "gradient_norm", "images_per_second", "memory_gb"} <= together.keys()
 
+
+def test_wandb_itself_keeps_a_run_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    recipe = Recipe(2, 16, 1e-3, log_every=2, wandb=True)
+    train_ar(ar(), codes(), torch.arange(50) % 3, recipe, tmp_path / "run")
+    assert [*(tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")]
+
+
+def test_wandb_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"pip install 'vcqlib\[wandb\]'"):
+        run("ar", Recipe(5, 16, 1e-3, wandb=True), tmp_path)
+
+
+def test_tensorboard_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match="pip install tensorboard"):
         run("ar", Recipe(5, 16, 1e-3, tensorboard=True), tmp_path)
