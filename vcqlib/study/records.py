@@ -26,10 +26,10 @@ from .measures import Stages, measure
 from .origin import Comparison, commit, default_results, hardware, versions
 
 SHEET = (4, 10)  # rows and columns of the sample sheet
-EDITION = 2  # of what is measured
+EDITION = 2  # of what is measured; records of the first one stay readable
 DIGITS = 6  # significant, of a record's measures
-FIELDS = {"edition", "study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps",
-          "stages", "measures", "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
+FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
+          "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
 ARM = ("schedule", "of", "ramp", "power", "k_min")  # in what two arms of a study may differ
 # Relative tolerances of a recomputation. On the machine and versions of the record everything is
 # equal; elsewhere another rounding grows over some thousand steps to about what a seed does.
@@ -81,8 +81,7 @@ def read(path: str | Path) -> dict:
     """Read one record.
 
     Raises:
-        ValueError: not a record, one of another format or edition, a byte of it or of its sheet
-            changed.
+        ValueError: not a record, one of another format, a byte of it or of its sheet changed.
     """
     path = Path(path)
     record = read_record(path)
@@ -90,14 +89,11 @@ def read(path: str | Path) -> dict:
         summary(record["measures"])
         name, known = record["sheet"]["file"], record.keys() >= FIELDS
         known = known and isinstance(record["config"], dict) and name == Path(name).name
-        known = known and ("curve" in record["measures"]) == (record["stages"] == "all")
+        known = known and ("curve" in record["measures"]) == (_stages(record) == "all")
     except (KeyError, IndexError, TypeError, ValueError):
         known = False
     if not known:
         raise ValueError(f"{path} is not a record of a study")
-    if (edition := record["edition"]) != EDITION:
-        raise ValueError(f"{path} is of edition {edition}, whose measures this code no longer "
-                         f"makes; the code of commit {record['commit']} does")  # fmt: skip
     sheet = path.with_name(name)
     if not sheet.is_file() or sha256_file(sheet) != record["sheet"]["sha256"]:
         raise ValueError(f"{sheet} is missing or damaged; restore it: git checkout -- {sheet}")
@@ -115,11 +111,16 @@ def load(study: str, results: str | Path | None = None) -> list[dict]:
     found = [read(path) for path in sorted(folder.glob("*.json"))]
     if not found:
         raise ValueError(f"no records in {folder}: vcq study book/studies/{study}.yaml makes them")
-    return [record | {"stale": is_stale(record)} for record in found]
+    return [{"edition": 1} | record | {"stale": is_stale(record)} for record in found]
 
 
 def is_stale(record: Mapping) -> bool:
-    """Whether the recorded configuration gives another fingerprint, or none, with this code."""
+    """Whether the recorded configuration gives another fingerprint, or none, with this code.
+
+    Records of an earlier edition are read as they are, and never compared with new ones.
+    """
+    if record.get("edition", 1) != EDITION:
+        return False
     try:
         known = record["config"].keys() <= flat(Configuration).keys()
         return not known or _experiment(record).fingerprint != record["fingerprint"]
@@ -136,8 +137,9 @@ def current(results: Path, run: StudyRun) -> bool:
         record = read(path)
     except ValueError:
         return False  # damaged or of an older format: computed again
-    ours = (run.experiment.fingerprint, run.sweeps, run.stages)
-    return (record["fingerprint"], record["sweeps"], record["stages"]) == ours
+    ours = (run.experiment.fingerprint, run.sweeps, run.stages, EDITION)
+    theirs = (record["fingerprint"], record["sweeps"], _stages(record), record.get("edition", 1))
+    return theirs == ours
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
@@ -166,8 +168,7 @@ def summary(measures: Mapping) -> dict[str, float]:
     found["train_bits"] = float(np.sum(last["train"]))
     found["held_out_bits"] = float(np.sum(last["held_out"]))
     found["gfd"] = measures["last"]["gfd"]
-    found["fd_to_reconstructions"] = measures["fd_to_reconstructions"]
-    return found
+    return found | {k: measures[k] for k in ("fd_to_reconstructions",) if k in measures}
 
 
 def floors(record: Mapping) -> dict[str, bool]:
@@ -179,7 +180,7 @@ def floors(record: Mapping) -> dict[str, bool]:
         "reconstruction better than the mean image": mse < m["mean_image_mse"],
         "entropy at most log2 N": math.fsum(m["entropy"]) <= limit,
     }
-    if "curve" not in m:
+    if _stages(record) == "tokenizer":
         return found
     best = min(float(np.sum(point["held_out"])) for point in m["curve"])
     return found | {
@@ -225,6 +226,8 @@ def pairs(found: list[dict], a: str, b: str, group: str = "main") -> list[tuple[
             raise ValueError(f"no records of arm {arm!r} in group {group!r} (arms: {known})")
     found = [(arms[a][seed], arms[b][seed]) for seed in sorted(arms[a].keys() & arms[b].keys())]
     for x, y in found:
+        if x.get("edition") != y.get("edition"):
+            raise ValueError(f"arms {a!r} and {b!r} of group {group!r} are of two editions")
         if unlike := [name for name, value in _fixed(x).items() if _fixed(y)[name] != value]:
             raise ValueError(f"arms {a!r} and {b!r} of group {group!r} may differ in K_t only, and "
                              f"differ in {', '.join(unlike)}")  # fmt: skip
@@ -255,12 +258,19 @@ def reproduce(path: str | Path) -> Comparison:
         ValueError: not a record, or a stale one.
     """
     record = read(path)
+    if (edition := record.get("edition", 1)) != EDITION:
+        raise ValueError(f"{path} is of edition {edition}, whose measures this code no longer "
+                         f"makes; the code of commit {record['commit']} does")  # fmt: skip
     if is_stale(record):
         raise ValueError(f"{path} is stale: its configuration no longer means what it did; run "
                          f"vcq study book/studies/{record['study']}.yaml again")  # fmt: skip
     old = summary(record["measures"])
-    new = summary(measure(_experiment(record), record["sweeps"], record["stages"]))
+    new = summary(measure(_experiment(record), record["sweeps"], _stages(record)))
     return Comparison(tuple((k, old[k], new[k], record["tolerance"][k]) for k in old))
+
+
+def _stages(record: Mapping) -> Stages:
+    return record.get("stages", "all")
 
 
 def _experiment(record: Mapping) -> Experiment:
