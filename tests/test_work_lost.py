@@ -296,7 +296,9 @@ def test_an_evaluation_that_fails_leaves_the_weights_as_they_were_trained(tmp_pa
 
 def test_the_log_holds_json_and_says_what_was_not_finite(tmp_path, monkeypatch) -> None:
     """NaN is no JSON, and a run whose measurement is NaN has gone wrong."""
-    monkeypatch.setattr(autoregressive, "position_bits", lambda *_: torch.tensor([0.5, torch.nan]))
+    monkeypatch.setattr(
+        autoregressive, "position_bits", lambda *_, **__: torch.tensor([0.5, torch.nan])
+    )
     rows, recipe = ROWS.repeat(5, 1), Recipe(2, 5, 1e-2, validate_every=1)
     with pytest.raises(FloatingPointError, match=r"held_out_bits is \[0.5, nan\] at step 1; no ch"):
         train_ar(ar(), rows, rows[:, 0], recipe, tmp_path, held_out=(rows, rows[:, 0]))
