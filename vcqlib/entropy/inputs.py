@@ -46,7 +46,8 @@ def as_matrix(codes: Any) -> Any:
     else:
         codes = host(codes, "codes")
     if not holds_integers(codes):
-        raise TypeError(f"codes must be integers, got {describe(codes)}")
+        way = "; whole numbers become some by .astype('int64')"
+        raise TypeError(f"codes must be integers, got {describe(codes)}{way}")
     hint = "; flatten each sequence: codes.reshape(len(codes), -1)" if codes.ndim > 2 else ""
     must(codes.ndim == 2, "codes", "a matrix [N, T]", f"{describe(codes)}{hint}")
     if 0 in codes.shape:
