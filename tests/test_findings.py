@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcqlib.chapters import claims, findings
+from vcqlib.chapters import claims, findings, worksheet
 from vcqlib.study import records, scorecard
 from vcqlib.theory.schedules import codebook_sizes
 
@@ -212,6 +212,18 @@ def test_a_regime_that_counts_as_not_run_decides_no_row(pattern):
     assert verdict(clear, few, below) == "reproduced"
     assert verdict(clear, behind, few) == "contradicted"
     assert verdict(below) == "not testable here" and verdict(few) == few["verdict"].item()
+
+
+def test_the_worksheet_tells_few_seeds_from_a_floor(pattern):
+    few = findings.images(study(pattern, lambda s: 0.6, seeds=2))
+    found = study(pattern, lambda s: 0.6 + 0.01 * s)
+    found[3]["measures"]["unigram"] = [0.0] * 8
+    below = findings.images(found)
+    assert few["floors"].tolist() == [True] and below["floors"].tolist() == [False]
+    assert worksheet.reason(few.iloc[0]) == "step 1: 2 seeds are too few"
+    assert worksheet.reason(below.iloc[0]) == "step 1: a run is below a floor"
+    assert "<td>yes</td>" in worksheet._sheet(few, [], False)
+    assert "<td>no</td>" in worksheet._sheet(below, [], False)
 
 
 def test_unequal_arms_are_seen():

@@ -246,7 +246,7 @@ def c10(evidence: Evidence) -> Row:
                          f"({effect.interval()})")  # fmt: skip
     if not verdicts:
         return evidence.row("C10", "no smaller codebook was trained", scorecard.UNTESTABLE)
-    return evidence.row("C10", "; ".join(words), scorecard.worst(*verdicts))
+    return evidence.row("C10", "; ".join(words), scorecard.across(*verdicts))
 
 
 def rows(evidence: Evidence, points: pd.DataFrame | None,

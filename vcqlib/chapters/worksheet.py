@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def reason(row: Mapping) -> str:
     """Which step of the rule gave a row of `findings.images` or `findings.points` its verdict."""
-    if row["seeds"] < scorecard.MIN_SEEDS:
-        return f"step 1: {row['seeds']} of {scorecard.MIN_SEEDS} seeds"
-    if row["verdict"] == scorecard.UNTESTABLE:
+    if not row["floors"]:
         return "step 1: a run is below a floor"
+    if row["verdict"] == scorecard.UNTESTABLE:
+        return f"step 1: {row['seeds']} seeds are too few"
     if row["verdict"] == scorecard.DIRECTION:
         return "step 2: only the correction makes the interval hold 1"
     if row["verdict"] == scorecard.UNDECIDED:
@@ -53,7 +53,7 @@ def _sheet(rows: pd.DataFrame, found: Sequence[claims.Row], solved: bool) -> str
         first = part.iloc[0]
         lines.append(f'<tr><th colspan="7">{html.escape(findings.regime(first))}</th></tr>')
         for _, r in part.iterrows():
-            cleared = "no" if r["verdict"] == scorecard.UNTESTABLE else "yes"
+            cleared = "yes" if r["floors"] else "no"
             cells = (r["control"], r["seeds"], f"{r['ratio']:.2f}", r["interval"], r["corrected"])
             lines.append(_line((*cells, cleared), f"{r['verdict']} ({reason(r)})", solved))
     head = ("log-linear over", "seeds", "ratio", "95 %", "corrected", "floors cleared", "verdict")

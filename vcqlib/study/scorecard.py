@@ -142,18 +142,20 @@ def judge_family(
 
     Returns:
         name → `ratio`, `low`, `high`, `interval` (plain), `corrected` (interval), `p`,
-        `detectable`, `seeds`, `verdict`.
+        `detectable`, `seeds`, `verdict`, `floors` (cleared).
     """
     found = {}
     for name, effect in holm(pairs).items():
         plain = paired_effect(*pairs[name])
-        verdict = judge_effect(effect, True, floors=enough is None or enough[name])
+        cleared = enough is None or enough[name]
+        verdict = judge_effect(effect, True, floors=cleared)
         if verdict == UNDECIDED and plain.high is not None and plain.high < 1:
             verdict = DIRECTION
         found[name] = {
             "ratio": plain.ratio, "low": plain.low, "high": plain.high,
             "interval": plain.interval(), "corrected": effect.interval(), "p": plain.p,
             "detectable": plain.detectable, "seeds": plain.seeds, "verdict": verdict,
+            "floors": cleared,
         }  # fmt: skip
     return found
 
