@@ -135,3 +135,11 @@ def test_a_damaged_or_missing_file_says_what_to_do(file, tmp_path, monkeypatch, 
     with pytest.raises(FileNotFoundError, match="is missing .*: restore it"):
         load_pretrained("uniform")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["sample", "sweep"])
+def test_the_help_names_every_model(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    assert pretrained_names() and all(name in said for name in pretrained_names())

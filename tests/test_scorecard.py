@@ -159,7 +159,8 @@ def test_identity(holds, verdict):
     ("share", "seeds", "verdict"),
     [
         (0.999, 3, REPRODUCED),
-        (0.999, 1, DIRECTION),
+        (0.999, 2, UNTESTABLE),
+        (0.3, 2, UNTESTABLE),
         (0.86, 3, DIRECTION),
         (0.3, 3, CONTRADICTED),
         (None, 0, UNTESTABLE),

@@ -162,7 +162,7 @@ def sweep(
         ar_folder: folder of the AR model's run.
         tokenizer_folder: folder of the run of the tokenizer that wrote its codes.
         pretrained: in place of both, a model of Fashion-MNIST that comes with vcqlib: uniform,
-            loglinear or matched.
+            doubling, loglinear or matched.
         out: folder of the sweep.
         cfg_scales: scales of classifier-free guidance; 1: none.
         temperatures: temperatures of sampling.

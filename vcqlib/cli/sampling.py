@@ -45,7 +45,7 @@ def sample(
         ar_folder: folder of the AR model's run.
         tokenizer_folder: folder of the run of the tokenizer that wrote its codes.
         pretrained: in place of both, a model of Fashion-MNIST that comes with vcqlib: uniform,
-            loglinear or matched.
+            doubling, loglinear or matched.
         out: file.npz: arr_0 uint8 [n, H, W, C], arr_1 labels, codes; and file.png.
         first: number of the first one.
         batch: pictures drawn at once.

@@ -161,10 +161,10 @@ def judge_family(
 
 
 def judge_share(share: float | None, whole: float, part: float, seeds: int) -> str:
-    """Verdict on a measured share: `whole` of it with enough seeds, `part` of it, or less."""
-    if share is None:
+    """Verdict on a measured share: `whole` of it, `part`, or less; few seeds decide nothing."""
+    if share is None or seeds < MIN_SEEDS:
         return UNTESTABLE
-    if share >= whole and seeds >= MIN_SEEDS:
+    if share >= whole:
         return REPRODUCED
     return DIRECTION if share >= part else CONTRADICTED
 
