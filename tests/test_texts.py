@@ -148,7 +148,7 @@ def test_unknown_texts_come_with_the_nearest_names():
 
 def test_a_missing_text_is_named_with_its_cure(tmp_path, monkeypatch):
     monkeypatch.setenv("VCQ_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="text/kjv.txt.gz is not listed .*set VCQ_DATA"):
+    with pytest.raises(FileNotFoundError, match="text/kjv.txt.xz is not listed .*set VCQ_DATA"):
         load_text("kjv")
 
 

@@ -162,7 +162,7 @@ def _vanished(tally: Tally, rest: Path) -> None:
     before = os.environ.get("VCQ_DATA")
     os.environ["VCQ_DATA"] = str(data)
     try:
-        problem = refusal(lambda: read_vendored("text/kjv.txt.gz"), "kjv.txt.gz", "git checkout")
+        problem = refusal(lambda: read_vendored("text/kjv.txt.xz"), "kjv.txt.xz", "git checkout")
         tally.count("vanished: vendored data", problem)
     finally:
         os.environ.pop("VCQ_DATA")

@@ -20,12 +20,12 @@ from ..files import user_path
 from .vendored import read_vendored
 
 TEXTS = {
-    "shakespeare": "text/shakespeare.txt.gz",
-    "kjv": "text/kjv.txt.gz",
-    "handbook-en": "text-copyleft/handbook-en.txt.gz",
-    "handbook-de": "text-copyleft/handbook-de.txt.gz",
-    "handbook-fr": "text-copyleft/handbook-fr.txt.gz",
-    "handbook-ja": "text-copyleft/handbook-ja.txt.gz",
+    "shakespeare": "text/shakespeare.txt.xz",
+    "kjv": "text/kjv.txt.xz",
+    "handbook-en": "text-copyleft/handbook-en.txt.xz",
+    "handbook-de": "text-copyleft/handbook-de.txt.xz",
+    "handbook-fr": "text-copyleft/handbook-fr.txt.xz",
+    "handbook-ja": "text-copyleft/handbook-ja.txt.xz",
 }
 # GPT-2's split into words before merging (Radford et al. 2019, encoder.py of openai/gpt-2)
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
