@@ -332,7 +332,7 @@ def forest(rows: Sequence[tuple[str, str, Sequence[float], float, float | None, 
             ax.plot([low, high], [i, i], color=colour(arm, i), linewidth=4, alpha=0.45)
         ax.plot(seeds, [i] * len(seeds), "o", color=colour(arm, i), markersize=4, alpha=0.7)
         ax.plot(mean, i, "D", color=colour(arm, i), markersize=7, markeredgecolor="white")
-    ax.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=9)
+    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
     ax.set(xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="ratio (below 1: log-linear better)")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.4, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter("{x:g}")
