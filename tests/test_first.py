@@ -197,6 +197,25 @@ def test_a_group_of_commands_runs_after_parsing_too():
         outer.run(["group", "other", "--x", "y"])
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("1e6", "'1e6' must be written in full: 1000000"),
+        ("1,281,167", "'1,281,167' must be written in full: 1281167"),
+        ("2.5", "'2.5' is not a whole number"),
+        ("1e400", "'1e400' is not a whole number"),
+        ("many", "'many' is not a whole number"),
+    ],
+)
+def test_a_number_that_python_does_not_read_is_said_in_plain_words(word, said, capsys):
+    assert main(["cliff", "-n", word, "-k", "2"]) == 2
+    assert said in capsys.readouterr().err
+    assert (
+        main(["schedule", "loglinear", "--length", "4", "-k", "9", "--power", word[:1] + "x"]) == 2
+    )
+    assert f"'{word[:1]}x' is not a number" in capsys.readouterr().err
+
+
 def test_a_reader_that_has_gone_is_no_error(tmp_path):
     """As with `| head`: files are written, nothing is said, and the exit code is 0."""
     reading, writing = os.pipe()

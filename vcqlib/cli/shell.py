@@ -87,4 +87,15 @@ def one_line(box: str) -> str:
     inner = "\n".join(line.strip("│ ") for line in plain.splitlines()[1:] if line[:1] != "╰")
     message, *more = filter(None, re.split(r"^[─-]{4,}$\n?", inner, flags=re.MULTILINE))
     near = ["\n".join(part.splitlines()[:2]) for part in more if part.startswith("Perhaps")]
-    return "; ".join(" ".join(part.split()) for part in (message, *near))
+    said = "; ".join(" ".join(part.split()) for part in (message, *near))
+    said = re.sub(r"invalid literal for int\(\) with base 10: '(.*?)'", _not_whole, said)
+    return re.sub(r"could not convert string to float: '(.*?)'", r"'\1' is not a number", said)
+
+
+def _not_whole(found: re.Match) -> str:
+    """In plain words, why a word is no integer, with the one that was meant: 1e6 is 1000000."""
+    with suppress(ValueError, OverflowError):
+        value = float(found[1].replace(",", ""))
+        if value.is_integer():
+            return f"{found[1]!r} must be written in full: {int(value)}"
+    return f"{found[1]!r} is not a whole number"
