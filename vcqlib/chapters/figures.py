@@ -3,7 +3,7 @@
 Every function returns a closed Matplotlib figure, so that a notebook cell that ends with it shows
 it once. Colours are seaborn's colour-blind palette, one fixed colour for each arm of the study.
 
-A figure is `WIDTH` inches wide with 10-point text, so that text has 9 pixels and more on a phone,
+A figure is `WIDTH` inches wide with text of 10.4 points, which has 9 pixels on a narrow phone,
 and has no ground of its own: with `INK` for text it can be read on a light and on a dark page.
 """
 
@@ -43,7 +43,7 @@ _STYLE = {
     "axes.facecolor": "none",
     "grid.color": INK,
     "grid.alpha": 0.25,
-} | dict.fromkeys(_TEXT, 10) | dict.fromkeys(_INKED, INK)  # fmt: skip
+} | dict.fromkeys(_TEXT, 10.4) | dict.fromkeys(_INKED, INK)  # fmt: skip
 
 
 def axes(rows: int = 1, cols: int = 1, size: tuple[float, float] = (7.0, 3.8), **options):
@@ -315,8 +315,7 @@ def regimes(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]], xla
         cell.set_xlabel(xlabel)
     for line in ax:
         line[0].set_ylabel("ratio")
-    names = ax[0][0].get_legend_handles_labels()
-    figure.legend(*names, loc="outside lower center", ncols=len(names[0]))
+    figure.legend(*ax[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
