@@ -138,7 +138,7 @@ def test_every_chapter_has_its_parts(chapter: Chapter) -> None:
     assert len(re.findall(r"\{exercise\}", text)) == len(kinds)
     labels = re.findall(r"\{exercise\}[^\n]*\n:label: (\S+)", text)
     assert set(re.findall(r"\{solution(?:-start)?\} (\S+)", text)) == set(labels)
-    assert len(re.findall(r":class: dropdown", text)) == len(labels)
+    assert len(re.findall(r"\{solution[^\n]*\n:class: dropdown", text)) == len(labels)
     quiz = cells[-1].source
     assert len(re.findall(r"^\d\. ", quiz, re.MULTILINE)) == quiz.count("- (x) ") == 3
     inside, asserted = False, 0
