@@ -212,6 +212,24 @@ def test_the_map_has_every_control_at_every_point():
         judge.ratios(both, ["matched"])
 
 
+@pytest.mark.parametrize("times", [1.0, 0.5, 2.0])
+def test_an_arm_over_the_curve_of_one_size_at_its_own_rate(times):
+    """Distances that grow exponentially with the rate: the curve is a line, the residual exact."""
+    rates = {"uniform": 48.0, "matched": 27.7, "uniform-4": 16.0, "loglinear": 27.9, "small": 9.0}
+    rows = [
+        {"arm": arm, "rate": rate, "floor": 1e-9, "group": "rows", "world": "pinwheel", "n": 300,
+         **dict.fromkeys(judge.SOURCES, s),
+         "to_reconstructions": (1 + s) * math.exp(0.1 * rate) * (times if arm in own else 1)}
+        for own in [{"loglinear", "small"}] for arm, rate in rates.items() for s in range(5)
+    ]  # fmt: skip
+    point = pd.DataFrame(rows)
+    found = judge.residual(point)
+    assert found.ratio == pytest.approx(times) and found.seeds == 5
+    assert judge.residual(point, "small") is None  # no curve below its rate
+    alone = point[(point["arm"] != "matched") & (point["arm"] != "uniform")]
+    assert judge.residual(alone) is None
+
+
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     """Killed, it has no chance to tell them."""
     group = {**CONTENT["groups"][0], "seeds": 20}

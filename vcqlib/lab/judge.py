@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from ..study import scorecard
@@ -97,6 +98,28 @@ def ratios(table: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
                     "resolved": above / effect.seeds,
                 })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def residual(point: pd.DataFrame, arm: str = "loglinear") -> scorecard.Effect | None:
+    """An arm over the curve of codebooks of one size at its own rate, paired by seed.
+
+    Between two sizes the logarithm of the distance is linear in the rate. Below 1 the arm gains
+    from how its bits are distributed, not only from their number.
+
+    Args:
+        point: rows of one world and N, at one point of the curve.
+
+    Returns:
+        None where no seed has codebooks of one size on both sides of the arm's rate.
+    """
+    wide = point.pivot_table(index=SOURCES, columns="arm", values="to_reconstructions")
+    rate = point.groupby("arm")["rate"].first()
+    plain = [a for a in rate.sort_values().index if a.startswith(("uniform", "matched"))]
+    wide = wide[[arm, *plain]].dropna().clip(lower=resolution(point))
+    if wide.empty or not rate[plain[0]] <= rate[arm] <= rate[plain[-1]]:
+        return None
+    curve = np.exp([np.interp(rate[arm], rate[plain], np.log(row)) for row in wide[plain].values])
+    return scorecard.paired_effect(wide[arm].tolist(), curve.tolist())
 
 
 def scatter(logs: pd.Series) -> dict[str, float]:
