@@ -209,8 +209,8 @@ def c7() -> Row:
 def c8(evidence: Evidence) -> Row:
     """Probe on the first codes, variable over uniform; see `study.order`.
 
-    At 10 tokens, or the most of those probed, from encoder outputs and from code vectors, which
-    have to agree, since the paper's probe is not known; at equal bits beside it.
+    At 10 tokens, or the most of those probed, from encoder outputs and from code vectors; the most
+    cautious verdict counts, since the paper's probe is not known. At equal bits beside it.
     """
     found = order.table(evidence.probed, evidence.variable)
     if found.empty:

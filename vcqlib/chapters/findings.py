@@ -270,7 +270,8 @@ def advice(rows: pd.DataFrame) -> list[str]:
     found = [f"Over one large codebook: {start}{f' ({named})' if named else ''}."]
     if len(c9):
         gained, lost = ((c9["verdict"].map(side) == which).sum() for which in ("ahead", "behind"))
-        even = "" if gained + lost == len(c9) else "; no difference was seen in the others"
+        rest = "the others" if gained + lost else "any of them"
+        even = "" if gained + lost == len(c9) else f"; no difference was seen in {rest}"
         found.append("Over codebooks with as many bits (one smaller size, reversed, shuffled): "
                      f"ahead in {gained} of {len(c9)} comparisons, behind in {lost}{even}."
                      )  # fmt: skip
