@@ -133,7 +133,9 @@ def test_advice_follows_the_verdicts(pattern):
     assert findings.advice(few) == ["Too few seeds to advise anything."]
     size_first = findings.together(better, even.assign(control="matched"))
     assert "size first" in findings.advice(size_first)[-1]
-    assert "no difference was seen in the others" in " ".join(findings.advice(size_first))
+    assert "no difference was seen in any of them" in " ".join(findings.advice(size_first))
+    some = findings.together(size_first, better.assign(control="reversed"))
+    assert "no difference was seen in the others" in " ".join(findings.advice(some))
     grows = findings.together(better, better.assign(control="matched"))
     assert "let the codebook grow" in findings.advice(grows)[-1]
 
