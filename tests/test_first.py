@@ -204,6 +204,8 @@ def test_a_group_of_commands_runs_after_parsing_too():
         ("1,281,167", "'1,281,167' must be written in full: 1281167"),
         ("2.5", "'2.5' is not a whole number"),
         ("1e400", "'1e400' is not a whole number"),
+        ("1e30", "'1e30' is not a whole number"),  # as a float it is another one
+        ("12,5", "'12,5' is not a whole number"),
         ("many", "'many' is not a whole number"),
     ],
 )

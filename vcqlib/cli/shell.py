@@ -94,8 +94,9 @@ def one_line(box: str) -> str:
 
 def _not_whole(found: re.Match) -> str:
     """In plain words, why a word is no integer, with the one that was meant: 1e6 is 1000000."""
-    with suppress(ValueError, OverflowError):
-        value = float(found[1].replace(",", ""))
-        if value.is_integer():
+    thousands = re.fullmatch(r"\d{1,3}(,\d{3})+", found[1])  # 12,5 may mean 12.5
+    with suppress(ValueError):
+        value = float(found[1].replace(",", "") if thousands else found[1])
+        if value.is_integer() and abs(value) < 2**53:  # beyond, a float is not the number written
             return f"{found[1]!r} must be written in full: {int(value)}"
     return f"{found[1]!r} is not a whole number"

@@ -100,6 +100,12 @@ def ratios(table: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def one_size(point: pd.DataFrame) -> pd.DataFrame:
+    """Codebooks with one size at every position: mean rate in bits and distance, by rate."""
+    means = point.groupby("arm")[["rate", "to_reconstructions"]].mean()
+    return means[means.index.str.startswith(("uniform", "matched"))].sort_values("rate")
+
+
 def residual(point: pd.DataFrame, arm: str = "loglinear") -> scorecard.Effect | None:
     """An arm over the curve of codebooks of one size at its own rate, paired by seed.
 
@@ -113,12 +119,12 @@ def residual(point: pd.DataFrame, arm: str = "loglinear") -> scorecard.Effect | 
         None where no seed has codebooks of one size on both sides of the arm's rate.
     """
     wide = point.pivot_table(index=SOURCES, columns="arm", values="to_reconstructions")
-    rate = point.groupby("arm")["rate"].first()
-    plain = [a for a in rate.sort_values().index if a.startswith(("uniform", "matched"))]
-    wide = wide[[arm, *plain]].dropna().clip(lower=resolution(point))
-    if wide.empty or not rate[plain[0]] <= rate[arm] <= rate[plain[-1]]:
+    rates, own = one_size(point)["rate"], point.loc[point["arm"] == arm, "rate"].mean()
+    wide = wide[[arm, *rates.index]].dropna().clip(lower=resolution(point))
+    if wide.empty or not rates.iloc[0] <= own <= rates.iloc[-1]:
         return None
-    curve = np.exp([np.interp(rate[arm], rate[plain], np.log(row)) for row in wide[plain].values])
+    lines = np.log(wide[rates.index].values)
+    curve = np.exp([np.interp(own, rates, line) for line in lines])
     return scorecard.paired_effect(wide[arm].tolist(), curve.tolist())
 
 
