@@ -10,6 +10,8 @@ import threading
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
 
 from vcqlib.files import (
     atomic_path,
@@ -110,6 +112,39 @@ def test_records_come_back_and_every_flipped_bit_is_found(tmp_path):
             read_record(path)
             pytest.fail(f"byte {place} was not noticed")
     assert read_record(path) == value
+
+
+texts = some.text(some.sampled_from('[]{}",\\ \nä1')) | some.text(max_size=5)
+leaves = (
+    texts
+    | some.none()
+    | some.booleans()
+    | some.integers()
+    | some.floats(allow_nan=False, allow_infinity=False)
+)
+values = some.recursive(
+    leaves, lambda v: some.lists(v) | some.dictionaries(texts, v), max_leaves=20
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=values)
+def test_every_value_comes_back_whatever_its_strings_hold(value, tmp_path):
+    path = tmp_path / "r.json"
+    write_record(path, {"value": value})
+    assert read_record(path) == {"value": value}
+
+
+def test_a_list_of_numbers_takes_one_line_and_the_layout_of_before_is_read(tmp_path):
+    path, value = tmp_path / "r.json", {"a": [1, 2.5, None], "b": [[1], []], "c": ["[\n1,\n2]"]}
+    write_record(path, value)
+    text = path.read_text(encoding="utf-8")
+    assert '"a": [1, 2.5, null],' in text and len(text.splitlines()) == 12
+    path.write_text(json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n")
+    assert read_record(path) == value
+    path.write_text(text.replace("[1, 2.5", "[1,  2.5"))  # the same value in another layout
+    with pytest.raises(ValueError, match="r.json is damaged"):
+        read_record(path)
 
 
 @pytest.mark.parametrize("name", ["format", "sha256"])

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -170,6 +171,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
+    """Sorted and indented; a list of numbers takes one line."""
+    # no string holds a raw line break, so a match begins at a list
+    lists = re.compile(r'\[\n([^][{}"]*)\]')
+    return lists.sub(lambda found: f"[{' '.join(found[1].split())}]", _lines(value))
+
+
+def _lines(value: Any) -> str:
+    """What the SHA-256 is taken of: every entry on a line of its own."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -196,19 +205,21 @@ def write_record(path: str | Path, value: Mapping[str, Any]) -> None:
 def read_record(path: str | Path) -> dict[str, Any]:
     """What `write_record` wrote, without format and SHA-256.
 
-    Raises ValueError naming the file if a byte of it changed, or it has another format.
+    Raises ValueError naming the file if a byte of it changed, or it has another format. Records
+    of before 2026-11-27 have every number of a list on a line of its own.
     """
     raw = Path(path).read_bytes()
     value = read_json(path)
     check_format(path, value)
-    if raw != _text(value).encode() or value.pop(SEAL, None) != _digest(value):
+    layouts = {layout(value).encode() for layout in (_text, _lines)}
+    if raw not in layouts or value.pop(SEAL, None) != _digest(value):
         raise ValueError(f"{path} is damaged: its SHA-256 is not the recorded one")
     del value[VERSION]
     return value
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_text(value).encode()).hexdigest()
+    return hashlib.sha256(_lines(value).encode()).hexdigest()
 
 
 def check_format(path: str | Path, value: Any, version: int = FORMAT) -> None:
