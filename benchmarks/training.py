@@ -1,12 +1,13 @@
 """A training step of the AR model beside Hugging Face's Llama and the machine's matmul ceiling.
 
-    .venv/bin/python benchmarks/training.py            # about three minutes on two idle cores
+    .venv/bin/python benchmarks/training.py            # about four minutes on two idle cores
     .venv/bin/python benchmarks/training.py --small    # seconds, to see that it runs
 
 Forward, backward, clipping and fused AdamW on random codes. `tiny` is the study's AR model with its
-vocabulary of 256; the others have 16384. On the CPU in fp32 and without torch.compile, ours with
-what `Run` sets there; "torch's products" leaves that out, and "bf16" adds autocast. On CUDA in bf16
-autocast, compiled, both models. The ceiling is that of torch as it comes; "fast" that of oneDNN.
+vocabulary of 256, on one core as there; the others have 16384. On the CPU in fp32 and without
+torch.compile, ours with what `Run` sets there; "torch's products" leaves that out, "bf16" adds
+autocast, and "compiled" compiles the blocks, as `--ar-compile` does. On CUDA in bf16 autocast,
+compiled, both models. The ceiling is that of torch as it comes; "fast" that of oneDNN.
 
 Operations of a step: 6 for each weight of blocks and head and each token, and 6 · layers · width
 for each token and position before it (attention, causal). Label dropout is off, and dropout too
@@ -83,10 +84,13 @@ def cases(size: str, length: int, batch: int, device: str, vocabulary: int) -> d
     if device == "cpu":
         kinds["vcqlib, uniform, torch's products"] = {}, {}
         kinds["vcqlib, uniform, bf16"] = {}, {"bf16": True}
+        kinds["vcqlib, uniform, bf16, compiled"] = {}, {"bf16": True}
     calls = {}
     for name, (shape, how) in kinds.items():
         shape = {"schedule": "uniform"} | shape
         model = ours(size, length=length, vocabulary=vocabulary, **shape).to(device).train()
+        for block in model.blocks:
+            block.compiled = name.endswith("compiled")
         limits = torch.tensor(model.config.codebook_sizes)
         codes = (torch.rand(batch, length, generator=g) * limits).long().to(device)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -135,6 +139,7 @@ def main() -> None:
         for size, length, vocabulary, batch, repeats, wanted in sizes:
             reached = share = None
             if device in devices():
+                torch.set_num_threads(1 if size == "tiny" else options.threads)
                 calls = cases(size, length, batch, device, vocabulary)
                 dtype = torch.float32 if device == "cpu" else torch.bfloat16
                 measured = calls | limits(device, dtype) | ceiling_of_ours(device, dtype)
