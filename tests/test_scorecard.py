@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 from scipy import stats
 
 from vcqlib.study.scorecard import (
@@ -19,6 +21,7 @@ from vcqlib.study.scorecard import (
     judge_effect,
     judge_identity,
     judge_share,
+    on_curve,
     paired_effect,
     worst,
 )
@@ -198,3 +201,24 @@ def test_refused(call, message):
 def test_a_regime_that_was_not_testable_counts_as_not_run(others):
     assert across(UNTESTABLE, *others) == (worst(*others) if others else UNTESTABLE)
     assert across(*others, UNTESTABLE, UNTESTABLE) == across(UNTESTABLE, *others)
+
+
+@given(
+    some.lists(some.tuples(some.floats(1, 200), some.floats(0.01, 100)), min_size=2, max_size=6,
+               unique_by=lambda point: point[0]),
+    some.floats(0, 201),
+)  # fmt: skip
+def test_between_two_codebooks_the_logarithm_is_linear(curve, bits):
+    found = on_curve(bits, curve)
+    rates = [rate for rate, _ in curve]
+    if not min(rates) <= bits <= max(rates):
+        assert found is None
+        return
+    low = max(point for point in curve if point[0] <= bits)
+    high = min(point for point in curve if point[0] >= bits)
+    share = (bits - low[0]) / (high[0] - low[0]) if high[0] > low[0] else 0.0
+    assert found == pytest.approx(low[1] ** (1 - share) * high[1] ** share)
+
+
+def test_no_curve_gives_no_value():
+    assert on_curve(1.0, []) is None

@@ -154,14 +154,14 @@ def residual(found: list[dict], arm: str, group: str,
     ours, curve = [], []
     for r in mine:
         bits, alike = cumulative_capacity(r["sizes"])[-1], _trained_alike(r)
-        line = sorted(
-            (cumulative_capacity(x["sizes"])[-1], math.log(MEASURES[measure](x["measures"])))
+        line = [
+            (cumulative_capacity(x["sizes"])[-1], MEASURES[measure](x["measures"]))
             for x in found
             if len(set(x["sizes"])) == 1 and _trained_alike(x) == alike
-        )
-        if line and line[0][0] <= bits <= line[-1][0]:
+        ]
+        if (there := scorecard.on_curve(bits, line)) is not None:
             ours.append(MEASURES[measure](r["measures"]))
-            curve.append(math.exp(np.interp(bits, *zip(*line, strict=True))))
+            curve.append(there)
     return scorecard.paired_effect(ours, curve) if ours else None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from ..study import scorecard
@@ -121,11 +120,9 @@ def residual(point: pd.DataFrame, arm: str = "loglinear") -> scorecard.Effect | 
     wide = point.pivot_table(index=SOURCES, columns="arm", values="to_reconstructions")
     rates, own = one_size(point)["rate"], point.loc[point["arm"] == arm, "rate"].mean()
     wide = wide[[arm, *rates.index]].dropna().clip(lower=resolution(point))
-    if wide.empty or not rates.iloc[0] <= own <= rates.iloc[-1]:
-        return None
-    lines = np.log(wide[rates.index].values)
-    curve = np.exp([np.interp(own, rates, line) for line in lines])
-    return scorecard.paired_effect(wide[arm].tolist(), curve.tolist())
+    curve = [scorecard.on_curve(own, zip(rates, line, strict=True))
+             for line in wide[rates.index].values]  # fmt: skip
+    return None if None in (curve or [None]) else scorecard.paired_effect(wide[arm].tolist(), curve)
 
 
 def scatter(logs: pd.Series) -> dict[str, float]:

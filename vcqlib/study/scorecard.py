@@ -8,9 +8,11 @@ sometimes how far. Seeds are paired: the same seed gives one treatment and one c
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 REPRODUCED, DIRECTION, UNDECIDED, CONTRADICTED, UNTESTABLE = VERDICTS = (
     "reproduced",
@@ -68,6 +70,18 @@ def paired_effect(
     p = 2 * float(t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     seen = math.exp(half + float(t.ppf(POWER, n - 1)) * error)
     return Effect(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n, p, seen)
+
+
+def on_curve(bits: float, curve: Iterable[tuple[float, float]]) -> float | None:
+    """A positive measure at a number of bits, from (bits, measure) of several codebooks.
+
+    Between two of them its logarithm is linear in the bits; None outside of them.
+    """
+    known = sorted(curve)
+    if not known or not known[0][0] <= bits <= known[-1][0]:
+        return None
+    rates, values = zip(*known, strict=True)
+    return math.exp(np.interp(bits, rates, np.log(values)))
 
 
 def holm(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, Effect]:
