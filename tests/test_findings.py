@@ -111,6 +111,30 @@ def test_the_residual_is_the_distance_from_the_curve_at_the_own_rate(pattern, fa
     assert effect.low == pytest.approx(factor) and effect.high == pytest.approx(factor)
 
 
+def test_a_curve_is_a_row_of_its_own_study_and_decides_c9(pattern):
+    sizes = codebook_sizes("loglinear", 8, 64)
+    found = curve(pattern) + [
+        record(pattern, "loglinear", s, 0.1 * (1 + s), sizes) for s in range(4)
+    ]
+    other = [r | {"study": "other"} for r in found if r["arm"] in ("uniform", "loglinear")]
+    rows = findings.curves(found + other)  # whose own sizes make no curve
+    effect = findings.residual(found, "loglinear", "main")
+    assert rows["study"].tolist() == [found[0]["study"]]
+    assert rows["ratio"].item() == effect.ratio and rows["verdict"].item() == "reproduced"
+    below = [r | {"measures": r["measures"] | {"unigram": [0.0] * 8}} for r in found]
+    assert findings.curves(below)["verdict"].item() == scorecard.UNTESTABLE
+
+    evidence = claims.Evidence(["smoke"])
+    evidence.found, evidence.judged = found, findings.images(found)
+    assert claims.c9(evidence, None, None).verdict == "reproduced"
+    lab = findings.point_curves()
+    assert claims.c9(evidence, None, lab).verdict == scorecard.worst("reproduced", *lab["verdict"])
+    evidence.found = other  # without a curve the controls decide
+    assert claims.c9(evidence, None, None) == claims.ratios(
+        "C9", evidence, None, findings.CONTROLS[1:]
+    )
+
+
 def test_outside_the_curve_there_is_no_residual(pattern):
     found = [r for r in curve(pattern) if r["sizes"][0] == 64]
     found += [record(pattern, "loglinear", s, 1.0) for s in range(4)]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -181,7 +180,7 @@ def c5(evidence: Evidence) -> Row:
 
 def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
            controls: Sequence[str]) -> Row:  # fmt: skip
-    """C6 and C9: distance to reconstructions, variable over the controls, in every regime.
+    """C6, and the controls of C9: FD to reconstructions, variable over them, in every regime.
 
     The verdict of the row is the most cautious one of its regimes; see `scorecard.across`.
     """
@@ -195,6 +194,25 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
                          f" over {r['control']}") for _, r in part.iterrows())  # fmt: skip
         words.append(f"{name}, N = {n:,}: {said}")
     return evidence.row(claim, "; ".join(words), scorecard.across(*rows["verdict"]))
+
+
+def c9(evidence: Evidence, points: pd.DataFrame | None, curves: pd.DataFrame | None) -> Row:
+    """Variable over the curve of plain codebooks at its own rate, where that curve was trained.
+
+    It decides; beside it stand the controls of that rate, which decide where there is no curve.
+    """
+    controls = ratios("C9", evidence, points, findings.CONTROLS[1:])
+    own = findings.curves(evidence.found, evidence.variable)
+    known = pd.concat([x for x in (curves, own) if x is not None])
+    if known.empty:
+        return controls
+    words = "; ".join(f"{r['set']}, N = {r['n']:,}: {findings.effect(r)}"
+                      for _, r in known.iterrows())  # fmt: skip
+    return replace(
+        controls, verdict=scorecard.across(*known["verdict"]),
+        ours="Over the curve of plain codebooks at its own rate, which decides: "
+        f"{words}. Over controls of that rate: {controls.ours}",
+    )  # fmt: skip
 
 
 def c7() -> Row:
@@ -249,18 +267,17 @@ def c10(evidence: Evidence) -> Row:
     return evidence.row("C10", "; ".join(words), scorecard.across(*verdicts))
 
 
-def rows(evidence: Evidence, points: pd.DataFrame | None,
-         texts: Sequence[str] = tuple(TEXTS)) -> list[Row]:  # fmt: skip
-    """All ten, in order. points: of `findings.points`, for C6 and C9."""
+def rows(evidence: Evidence, points: pd.DataFrame | None, texts: Sequence[str] = tuple(TEXTS),
+         curves: pd.DataFrame | None = None) -> list[Row]:  # fmt: skip
+    """All ten, in order. points, curves: of `findings.points` and `findings.point_curves`."""
     _, part = evidence.regimes()[0]
     config = part[0]["config"]
     sizes = next(r["sizes"] for r in part if r["arm"] == evidence.variable)
-    both = partial(ratios, evidence=evidence, points=points)
     method = c4(sizes, config["k_max"], config["code_dim"])
     return [
         c1(), c2(evidence), c3(evidence, texts), method, c5(evidence),
-        both("C6", controls=findings.CONTROLS[:1]), c7(), c8(evidence),
-        both("C9", controls=findings.CONTROLS[1:]), c10(evidence),
+        ratios("C6", evidence, points, findings.CONTROLS[:1]), c7(), c8(evidence),
+        c9(evidence, points, curves), c10(evidence),
     ]  # fmt: skip
 
 

@@ -165,6 +165,40 @@ def residual(found: list[dict], arm: str, group: str,
     return scorecard.paired_effect(ours, curve) if ours else None
 
 
+def curves(found: list[dict], arm: str = "loglinear",
+           measure: str = "FD to reconstructions") -> pd.DataFrame:  # fmt: skip
+    """One row for each regime in which `residual` is known, with its verdict: it decides C9."""
+    import pandas as pd
+
+    rows = []
+    for r in images(found, measure, arm).drop_duplicates(["study", "group"]).to_dict("records"):
+        own = [x for x in found if x["study"] == r["study"]]
+        if effect := residual(own, arm, r["group"], measure):
+            clear = all(all(records.floors(x).values()) for x in own
+                        if (x["group"], x["arm"]) == (r["group"], arm))  # fmt: skip
+            regime = {k: r[k] for k in ("study", "group", "set", "n", "passes", "T")}
+            rows.append(regime | _judged(effect, clear))
+    return pd.DataFrame(rows)
+
+
+def point_curves(arm: str = "loglinear") -> pd.DataFrame:
+    """The same rows for the known world, at the end of training."""
+    import pandas as pd
+
+    from ..lab import judge
+    from ..lab import records as lab_records
+
+    found = judge.residuals(judge.frame(lab_records.load()), arm)
+    about = {"study": "lab", "group": "rows", "set": "points in the plane", "T": 8}
+    return pd.DataFrame([about | {"n": n} | _judged(effect) for n, effect in found.items()])
+
+
+def _judged(effect: Effect, clear: bool = True) -> dict:
+    return {"control": "curve", "ratio": effect.ratio, "low": effect.low, "high": effect.high,
+            "interval": effect.interval(), "seeds": effect.seeds, "detectable": effect.detectable,
+            "verdict": scorecard.judge_effect(effect, smaller=True, floors=clear)}  # fmt: skip
+
+
 def _trained_alike(record: Mapping, *but: str) -> dict:
     names = {"dataset", "n_images", "length", "ar_steps", "tokenizer_steps", "seed", "ar_seed"}
     return {name: record["config"][name] for name in names.difference(but)}

@@ -125,6 +125,13 @@ def residual(point: pd.DataFrame, arm: str = "loglinear") -> scorecard.Effect | 
     return None if None in (curve or [None]) else scorecard.paired_effect(wide[arm].tolist(), curve)
 
 
+def residuals(table: pd.DataFrame, arm: str = "loglinear") -> dict[int, scorecard.Effect]:
+    """`residual` by N: pinwheel, end of training, where codebooks of several sizes were trained."""
+    ends = table[(table["world"] == "pinwheel") & table["group"].isin(["rows", "rate"])]
+    found = {int(n): residual(point, arm) for n, point in ends[ends["last"]].groupby("n")}
+    return {n: effect for n, effect in found.items() if effect}
+
+
 def scatter(logs: pd.Series) -> dict[str, float]:
     """What moves a ratio: standard deviations of its logarithm by source.
 
