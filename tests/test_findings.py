@@ -111,6 +111,16 @@ def test_the_residual_is_the_distance_from_the_curve_at_the_own_rate(pattern, fa
     assert effect.low == pytest.approx(factor) and effect.high == pytest.approx(factor)
 
 
+def test_smaller_sizes_stand_beside_the_large_one_of_their_seed(pattern):
+    found = curve(pattern)
+    other = [r | {"config": r["config"] | {"ar_steps": 7}} for r in found if r["sizes"][0] == 4]
+    effects = findings.smaller(found + other, "main")  # trained otherwise: no pair
+    assert {k: (e.ratio, e.seeds) for k, e in effects.items()} == {
+        4: (pytest.approx(0.5), 4), 16: (pytest.approx(0.25), 4)
+    }  # fmt: skip
+    assert findings.smaller([r for r in found if r["arm"] == "uniform"], "main") == {}
+
+
 def test_a_curve_is_a_row_of_its_own_study_and_decides_c9(pattern):
     sizes = codebook_sizes("loglinear", 8, 64)
     found = curve(pattern) + [
@@ -156,10 +166,16 @@ def test_advice_follows_the_verdicts(pattern):
     assert few["verdict"].tolist() == [scorecard.UNTESTABLE]
     assert findings.advice(few) == ["Too few seeds to advise anything."]
     size_first = findings.together(better, even.assign(control="matched"))
-    assert "size first" in findings.advice(size_first)[-1]
-    assert "no difference was seen in any of them" in " ".join(findings.advice(size_first))
+    assert "no growing one was seen to beat" in findings.advice(size_first)[-1]
+    assert "no clear difference was seen in any of them" in " ".join(findings.advice(size_first))
     some = findings.together(size_first, better.assign(control="reversed"))
-    assert "no difference was seen in the others" in " ".join(findings.advice(some))
+    assert "no clear difference was seen in the others" in " ".join(findings.advice(some))
+    some = findings.together(some, even.assign(control="shuffled"))
+    assert findings.advice(some)[-1] == "So tune the size of a plain codebook first."
+    leaning = better.assign(verdict=scorecard.DIRECTION)  # is no gain yet, and is named
+    assert "no difference was seen (ahead before the correction" in findings.advice(leaning)[0]
+    said = findings.advice(findings.together(better, leaning.assign(control="matched")))
+    assert "ahead in 0 of 1 comparisons" in said[1] and "no growing one" in said[2]
     grows = findings.together(better, better.assign(control="matched"))
     assert "let the codebook grow" in findings.advice(grows)[-1]
 

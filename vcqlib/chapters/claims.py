@@ -115,7 +115,8 @@ def c2(evidence: Evidence) -> Row:
         verdicts.append(scorecard.judge_share(share, 0.99, 0.5, len(bits)))
         saved = float(np.mean([records.past_the_cliff(r) for r in uniform]))
         words.append(f"{name}: {100 * share:.0f} % of the bits by t* = {ours} of {len(sizes)}, and "
-                     f"after it the AR model still saves {saved:.1f} bits of a held-out image"
+                     f"after it the AR model still saves {saved:.1f} bits of a held-out image, "
+                     "with what the class tells"
                      if share is not None else f"{name}: no cliff")  # fmt: skip
     return evidence.row("C2", "; ".join(words), scorecard.worst(*verdicts))
 
@@ -135,7 +136,8 @@ def c3(evidence: Evidence, texts: Sequence[str] = tuple(TEXTS)) -> Row:
         verdicts += [scorecard.judge_effect(e, True) for e in effects.values()]
         said = ", ".join(f"{e.ratio:.2f} ({e.interval()})" for e in effects.values())
         name = findings.SETS.get(dataset, dataset)
-        words.append(f"{name} {100 * np.mean(images):.0f} %, ratios {said}")
+        words.append(f"{name} {100 * min(images):.0f} to {100 * max(images):.0f} % over "
+                     f"tokenizers, ratios to their mean {said}")  # fmt: skip
     return evidence.row("C3", "; ".join(words), scorecard.worst(*verdicts))
 
 
@@ -175,6 +177,8 @@ def c5(evidence: Evidence) -> Row:
     equal = len(counts) == len(alike) == 1
     total = sum(v for k, v in next(iter(counts)) if k in ("tokenizer", "ar"))
     words = f"{total:,} parameters in each arm, equal steps" if equal else "arms differ"
+    if config["balance"]:
+        words += "; all arms with the remedy against collapse, which the small codebooks need"
     return Row("C5", words, "exact", scorecard.judge_identity(equal and gap < 1e-5))
 
 

@@ -199,6 +199,24 @@ def _judged(effect: Effect, clear: bool = True) -> dict:
             "verdict": scorecard.judge_effect(effect, smaller=True, floors=clear)}  # fmt: skip
 
 
+def smaller(found: list[dict], group: str,
+            measure: str = "FD to reconstructions") -> dict[int, Effect]:  # fmt: skip
+    """K → a codebook of that one size over the uniform arm of a group, paired by seed."""
+    uniform = {r["seed"]: r for r in found if (r["group"], r["arm"]) == (group, "uniform")}
+    pairs: dict[int, list[tuple[float, float]]] = {}
+    for r in found:
+        large = uniform.get(r["seed"])
+        if (
+            large
+            and len(set(r["sizes"])) == 1
+            and r["sizes"] != large["sizes"]
+            and (_trained_alike(r) == _trained_alike(large))
+        ):
+            both = (MEASURES[measure](r["measures"]), MEASURES[measure](large["measures"]))
+            pairs.setdefault(r["sizes"][0], []).append(both)
+    return {k: scorecard.paired_effect(*zip(*pairs[k], strict=True)) for k in sorted(pairs)}
+
+
 def _trained_alike(record: Mapping, *but: str) -> dict:
     names = {"dataset", "n_images", "length", "ar_steps", "tokenizer_steps", "seed", "ar_seed"}
     return {name: record["config"][name] for name in names.difference(but)}
@@ -288,14 +306,14 @@ def exceptions(rows: pd.DataFrame) -> str:
 
 def advice(rows: pd.DataFrame) -> list[str]:
     """What follows for a user, in one to three sentences, from the verdicts alone."""
-    side = {scorecard.REPRODUCED: "ahead", scorecard.DIRECTION: "ahead",
-            scorecard.CONTRADICTED: "behind"}  # fmt: skip
+    side = {scorecard.REPRODUCED: "ahead", scorecard.CONTRADICTED: "behind",
+            scorecard.DIRECTION: "ahead before the correction for several controls"}  # fmt: skip
     rows = rows[rows.apply(known, axis=1)]  # fewer than three seeds advise nothing
     if rows.empty:
         return ["Too few seeds to advise anything."]
     c6, c9 = (rows[(rows["control"] == CONTROLS[0]) == first] for first in (True, False))
     places = {which: [regime(r) for _, r in c6.iterrows() if side.get(r["verdict"]) == which]
-              for which in ("ahead", "behind")}  # fmt: skip
+              for which in side.values()}  # fmt: skip
     start = {(True, False): "yes", (True, True): "it depends", (False, True): "no"}
     start = start.get((bool(places["ahead"]), bool(places["behind"])), "no difference was seen")
     if start == "yes" and len(places["ahead"]) < len(c6):
@@ -303,16 +321,20 @@ def advice(rows: pd.DataFrame) -> list[str]:
     named = ". ".join(f"{which}: {'; '.join(where)}" for which, where in places.items() if where)
     found = [f"Over one large codebook: {start}{f' ({named})' if named else ''}."]
     if len(c9):
-        gained, lost = ((c9["verdict"].map(side) == which).sum() for which in ("ahead", "behind"))
+        seen = c9["verdict"].map(side)
+        gained, lost = ((seen == which).sum() for which in ("ahead", "behind"))
         rest = "the others" if gained + lost else "any of them"
-        even = "" if gained + lost == len(c9) else f"; no difference was seen in {rest}"
+        even = "" if gained + lost == len(c9) else f"; no clear difference was seen in {rest}"
         found.append("Over codebooks with as many bits (one smaller size, reversed, shuffled): "
                      f"ahead in {gained} of {len(c9)} comparisons, behind in {lost}{even}."
                      )  # fmt: skip
         if gained > len(c9) / 2:
             found.append("So the distribution of the bits pays: let the codebook grow.")
+        elif gained:
+            found.append("So tune the size of a plain codebook first.")
         else:
-            found.append("So tune the codebook's size first.")
+            found.append("So tune the size of a plain codebook first: no growing one was seen to "
+                         "beat a plain one of as many bits.")  # fmt: skip
     return found
 
 
@@ -337,9 +359,10 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
     words = html.escape(" ".join(advice(rows)))
     return (
         f'<div class="answer"><p><b>{words}</b></p><table><caption>Error of the AR model, '
-        "log-linear over each control (below 1: the variable codebook is better), 95 % interval "
-        f'over seeds, and verdict by the <a href="{link}">rule</a>. <i>Memorised</i>: the '
-        "likelihood of held-out codes has turned, so that a low error can come from copies."
+        "log-linear over each control (below 1: the variable codebook is better), plain 95 % "
+        f'interval over seeds, and verdict by the <a href="{link}">rule</a>, which widens it for '
+        "the number of controls. <i>Memorised</i>: the likelihood of held-out codes has turned, so "
+        "that a low error can come from copies."
         f"</caption><thead><tr><th>Regime</th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
