@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcqlib.chapters import claims, findings, worksheet
+from vcqlib.chapters import claims, findings, rates, worksheet
 from vcqlib.study import records, scorecard
 from vcqlib.theory.schedules import codebook_sizes
 
@@ -106,7 +106,7 @@ def test_the_residual_is_the_distance_from_the_curve_at_the_own_rate(pattern, fa
     found = curve(pattern) + [
         record(pattern, "loglinear", s, factor * (1 + s) * on_line, sizes) for s in range(4)
     ]
-    effect = findings.residual(found, "loglinear", "main")
+    effect = rates.residual(found, "loglinear", "main")
     assert effect.ratio == pytest.approx(factor) and effect.seeds == 4
     assert effect.low == pytest.approx(factor) and effect.high == pytest.approx(factor)
 
@@ -114,11 +114,11 @@ def test_the_residual_is_the_distance_from_the_curve_at_the_own_rate(pattern, fa
 def test_smaller_sizes_stand_beside_the_large_one_of_their_seed(pattern):
     found = curve(pattern)
     other = [r | {"config": r["config"] | {"ar_steps": 7}} for r in found if r["sizes"][0] == 4]
-    effects = findings.smaller(found + other, "main")  # trained otherwise: no pair
+    effects = rates.smaller(found + other, "main")  # trained otherwise: no pair
     assert {k: (e.ratio, e.seeds) for k, e in effects.items()} == {
         4: (pytest.approx(0.5), 4), 16: (pytest.approx(0.25), 4)
     }  # fmt: skip
-    assert findings.smaller([r for r in found if r["arm"] == "uniform"], "main") == {}
+    assert rates.smaller([r for r in found if r["arm"] == "uniform"], "main") == {}
 
 
 def test_a_curve_is_a_row_of_its_own_study_and_decides_c9(pattern):
@@ -127,17 +127,17 @@ def test_a_curve_is_a_row_of_its_own_study_and_decides_c9(pattern):
         record(pattern, "loglinear", s, 0.1 * (1 + s), sizes) for s in range(4)
     ]
     other = [r | {"study": "other"} for r in found if r["arm"] in ("uniform", "loglinear")]
-    rows = findings.curves(found + other)  # whose own sizes make no curve
-    effect = findings.residual(found, "loglinear", "main")
+    rows = rates.curves(found + other)  # whose own sizes make no curve
+    effect = rates.residual(found, "loglinear", "main")
     assert rows["study"].tolist() == [found[0]["study"]]
     assert rows["ratio"].item() == effect.ratio and rows["verdict"].item() == "reproduced"
     below = [r | {"measures": r["measures"] | {"unigram": [0.0] * 8}} for r in found]
-    assert findings.curves(below)["verdict"].item() == scorecard.UNTESTABLE
+    assert rates.curves(below)["verdict"].item() == scorecard.UNTESTABLE
 
     evidence = claims.Evidence(["smoke"])
     evidence.found, evidence.judged = found, findings.images(found)
     assert claims.c9(evidence, None, None).verdict == "reproduced"
-    lab = findings.point_curves()
+    lab = rates.point_curves()
     assert claims.c9(evidence, None, lab).verdict == scorecard.worst("reproduced", *lab["verdict"])
     evidence.found = other  # without a curve the controls decide
     assert claims.c9(evidence, None, None) == claims.ratios(
@@ -148,9 +148,9 @@ def test_a_curve_is_a_row_of_its_own_study_and_decides_c9(pattern):
 def test_outside_the_curve_there_is_no_residual(pattern):
     found = [r for r in curve(pattern) if r["sizes"][0] == 64]
     found += [record(pattern, "loglinear", s, 1.0) for s in range(4)]
-    assert findings.residual(found, "loglinear", "main") is None
+    assert rates.residual(found, "loglinear", "main") is None
     other = [r | {"config": r["config"] | {"ar_steps": 7}} for r in curve(pattern)]
-    assert findings.residual(found[-4:] + other, "loglinear", "main") is None  # trained otherwise
+    assert rates.residual(found[-4:] + other, "loglinear", "main") is None  # trained otherwise
 
 
 def test_advice_follows_the_verdicts(pattern):
@@ -188,13 +188,22 @@ def test_the_box_holds_every_number_and_escapes_names(pattern):
 
 
 def test_the_explorer_offers_every_comparison_once(pattern):
-    made = findings.explorer(curve(pattern) + study(pattern, lambda s: 0.6, seeds=4)[1::2])
+    made = rates.explorer(curve(pattern) + study(pattern, lambda s: 0.6, seeds=4)[1::2])
     keys = [(r["regime"], r["control"], r["method"], r["measure"]) for r in made["rows"]]
     assert len(set(keys)) == len(keys) == len(findings.MEASURES)
     (regime,) = made["rates"]
     assert {arm for arm, *_ in made["rates"][regime]["gFD"]} == {
         "uniform", "uniform-4", "uniform-16", "loglinear"
     }  # fmt: skip
+
+
+def test_each_set_has_the_rates_of_its_own(pattern):
+    found = curve(pattern) + study(pattern, lambda s: 0.6, seeds=4)[1::2]
+    other = [r | {"study": "other", "config": r["config"] | {"dataset": "mnist"}}
+             for r in found if r["arm"] in ("uniform", "loglinear")]  # fmt: skip
+    made = rates.explorer(found + other)["rates"]
+    arms = {regime: {arm for arm, *_ in by["gFD"]} for regime, by in made.items()}
+    assert len(arms) == 2 and {"uniform", "loglinear"} in arms.values()
 
 
 def test_a_measure_that_was_not_taken_has_no_row(pattern):
@@ -206,7 +215,7 @@ def test_a_measure_that_was_not_taken_has_no_row(pattern):
     assert [findings.has(found[0], name) for name in swept] == [False, False]
     assert all(findings.images(found, name).empty for name in swept)
     assert len(findings.images(found)) == 1
-    assert "temperature" not in str(findings.explorer(found)["rates"].keys())
+    assert "temperature" not in str(rates.explorer(found)["rates"].keys())
 
 
 def test_what_is_said_names_every_interval_without_one(pattern):

@@ -21,7 +21,7 @@ from ..models.autoregressive import PRESETS, ARConfig, ARModel
 from ..models.quantizer import VariableCodebookQuantizer
 from ..study import language, order, records, scorecard
 from ..theory.cliff import cliff_position, expected_conditional_entropy
-from . import findings
+from . import findings, rates
 
 IMAGENET, K, POSITIONS = 1_281_167, 16_384, 256
 SAID = {  # claim → what the paper says, and the chapter that is about it
@@ -206,7 +206,7 @@ def c9(evidence: Evidence, points: pd.DataFrame | None, curves: pd.DataFrame | N
     It decides; beside it stand the controls of that rate, which decide where there is no curve.
     """
     controls = ratios("C9", evidence, points, findings.CONTROLS[1:])
-    own = findings.curves(evidence.found, evidence.variable)
+    own = rates.curves(evidence.found, evidence.variable)
     known = pd.concat([x for x in (curves, own) if x is not None])
     if known.empty:
         return controls
@@ -273,7 +273,7 @@ def c10(evidence: Evidence) -> Row:
 
 def rows(evidence: Evidence, points: pd.DataFrame | None, texts: Sequence[str] = tuple(TEXTS),
          curves: pd.DataFrame | None = None) -> list[Row]:  # fmt: skip
-    """All ten, in order. points, curves: of `findings.points` and `findings.point_curves`."""
+    """All ten, in order. points, curves: of `findings.points` and `rates.point_curves`."""
     _, part = evidence.regimes()[0]
     config = part[0]["config"]
     sizes = next(r["sizes"] for r in part if r["arm"] == evidence.variable)

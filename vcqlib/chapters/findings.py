@@ -14,15 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..study import records, scorecard
-from ..theory.cliff import cumulative_capacity
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..study.scorecard import Effect
 
 CONTROLS = ("uniform", "matched", "reversed", "shuffled")  # the first for C6, the others for C9
 SETS = {"fashion-mnist": "Fashion-MNIST", "mnist": "MNIST", "digits": "digits"}
@@ -139,126 +135,11 @@ def told_late(record: Mapping, cliff: int) -> float:
     return told[str(len(record["sizes"]))] - 2 * told[str(cliff)] + 0.5
 
 
-def residual(found: list[dict], arm: str, group: str,
-             measure: str = "FD to reconstructions") -> Effect | None:  # fmt: skip
-    """An arm over the curve of uniform codebooks at its own rate, paired by seed.
-
-    The curve joins, seed by seed, the uniform codebooks of all sizes that were trained like the
-    arm; between two of them the logarithm of the measure is linear in the total bits C_T. Below 1
-    the arm gains from how its bits are distributed, not only from their number.
-
-    Returns:
-        None where no seed has uniform codebooks on both sides of the arm's rate.
-    """
-    mine = [r for r in found if (r["group"], r["arm"]) == (group, arm)]
-    ours, curve = [], []
-    for r in mine:
-        bits, alike = cumulative_capacity(r["sizes"])[-1], _trained_alike(r)
-        line = [
-            (cumulative_capacity(x["sizes"])[-1], MEASURES[measure](x["measures"]))
-            for x in found
-            if len(set(x["sizes"])) == 1 and _trained_alike(x) == alike
-        ]
-        if (there := scorecard.on_curve(bits, line)) is not None:
-            ours.append(MEASURES[measure](r["measures"]))
-            curve.append(there)
-    return scorecard.paired_effect(ours, curve) if ours else None
-
-
-def curves(found: list[dict], arm: str = "loglinear",
-           measure: str = "FD to reconstructions") -> pd.DataFrame:  # fmt: skip
-    """One row for each regime in which `residual` is known, with its verdict: it decides C9."""
-    import pandas as pd
-
-    rows = []
-    for r in images(found, measure, arm).drop_duplicates(["study", "group"]).to_dict("records"):
-        own = [x for x in found if x["study"] == r["study"]]
-        if effect := residual(own, arm, r["group"], measure):
-            clear = all(all(records.floors(x).values()) for x in own
-                        if (x["group"], x["arm"]) == (r["group"], arm))  # fmt: skip
-            regime = {k: r[k] for k in ("study", "group", "set", "n", "passes", "T")}
-            rows.append(regime | _judged(effect, clear))
-    return pd.DataFrame(rows)
-
-
-def point_curves(arm: str = "loglinear") -> pd.DataFrame:
-    """The same rows for the known world, at the end of training."""
-    import pandas as pd
-
-    from ..lab import judge
-    from ..lab import records as lab_records
-
-    found = judge.residuals(judge.frame(lab_records.load()), arm)
-    about = {"study": "lab", "group": "rows", "set": "points in the plane", "T": 8}
-    return pd.DataFrame([about | {"n": n} | _judged(effect) for n, effect in found.items()])
-
-
-def _judged(effect: Effect, clear: bool = True) -> dict:
-    return {"control": "curve", "ratio": effect.ratio, "low": effect.low, "high": effect.high,
-            "interval": effect.interval(), "seeds": effect.seeds, "detectable": effect.detectable,
-            "verdict": scorecard.judge_effect(effect, smaller=True, floors=clear)}  # fmt: skip
-
-
-def smaller(found: list[dict], group: str,
-            measure: str = "FD to reconstructions") -> dict[int, Effect]:  # fmt: skip
-    """K → a codebook of that one size over the uniform arm of a group, paired by seed."""
-    uniform = {r["seed"]: r for r in found if (r["group"], r["arm"]) == (group, "uniform")}
-    pairs: dict[int, list[tuple[float, float]]] = {}
-    for r in found:
-        large = uniform.get(r["seed"])
-        if (
-            large
-            and len(set(r["sizes"])) == 1
-            and r["sizes"] != large["sizes"]
-            and (_trained_alike(r) == _trained_alike(large))
-        ):
-            both = (MEASURES[measure](r["measures"]), MEASURES[measure](large["measures"]))
-            pairs.setdefault(r["sizes"][0], []).append(both)
-    return {k: scorecard.paired_effect(*zip(*pairs[k], strict=True)) for k in sorted(pairs)}
-
-
-def _trained_alike(record: Mapping, *but: str) -> dict:
-    names = {"dataset", "n_images", "length", "ar_steps", "tokenizer_steps", "seed", "ar_seed"}
-    return {name: record["config"][name] for name in names.difference(but)}
-
-
 def together(*tables: pd.DataFrame) -> pd.DataFrame:
     """Rows of the known world and of images, one below the other."""
     import pandas as pd
 
     return pd.concat([table for table in tables if len(table)], ignore_index=True)
-
-
-def explorer(found: list[dict], methods: Sequence[str] = ("loglinear", "doubling")) -> dict:
-    """What the interactive figure `results` reads: every comparison, and the points by rate."""
-    rows, rates = [], {}
-    for measure in MEASURES:
-        for method in methods:
-            for _, r in images(found, measure, method).iterrows():
-                kept = ("control", "interval", "corrected", "verdict", "ratio", "low", "high",
-                        "detectable")  # fmt: skip
-                plain = {k: None if r[k] != r[k] else r[k] for k in kept}  # NaN: no interval
-                rows.append(plain | {"method": method, "regime": regime(r), "measure": measure,
-                                     "pairs": list(zip(*r["values"], strict=True))})  # fmt: skip
-                rates.setdefault(regime(r), {})[measure] = by_rate(found, r["group"], measure)
-    return {"rows": rows, "rates": rates}
-
-
-def by_rate(found: list[dict], group: str,
-            measure: str = "FD to reconstructions") -> list[list]:  # fmt: skip
-    """Arms that were trained like a group: name, total bits, geometric mean, sizes all equal."""
-    like = next(r for r in found if r["group"] == group)
-    alike = _trained_alike(like, "seed")
-    arms: dict[str, list[dict]] = {}
-    for r in found:
-        if r["study"] == like["study"] and _trained_alike(r, "seed") == alike and has(r, measure):
-            arms.setdefault(r["arm"], []).append(r)
-    return [
-        [arm, float(cumulative_capacity(mine[0]["sizes"])[-1]),
-         math.exp(np.mean([math.log(MEASURES[measure](r["measures"])) for r in mine])),
-         len(set(mine[0]["sizes"])) == 1]
-        for arm, mine in arms.items()
-    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------ in words
