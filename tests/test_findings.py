@@ -166,7 +166,7 @@ def test_advice_follows_the_verdicts(pattern):
     assert few["verdict"].tolist() == [scorecard.UNTESTABLE]
     assert findings.advice(few) == ["Too few seeds to advise anything."]
     size_first = findings.together(better, even.assign(control="matched"))
-    assert "no growing one was seen to beat" in findings.advice(size_first)[-1]
+    assert "growing one was seen to beat" in findings.advice(size_first)[-1]
     assert "no clear difference was seen in any of them" in " ".join(findings.advice(size_first))
     some = findings.together(size_first, better.assign(control="reversed"))
     assert "no clear difference was seen in the others" in " ".join(findings.advice(some))
@@ -175,7 +175,7 @@ def test_advice_follows_the_verdicts(pattern):
     leaning = better.assign(verdict=scorecard.DIRECTION)  # is no gain yet, and is named
     assert "no difference was seen (ahead before the correction" in findings.advice(leaning)[0]
     said = findings.advice(findings.together(better, leaning.assign(control="matched")))
-    assert "ahead in 0 of 1 comparisons" in said[1] and "no growing one" in said[2]
+    assert "ahead in 0 of 1 comparisons" in said[1] and "growing one was seen" in said[2]
     grows = findings.together(better, better.assign(control="matched"))
     assert "let the codebook grow" in findings.advice(grows)[-1]
 
@@ -272,7 +272,7 @@ def test_the_worksheet_tells_few_seeds_from_a_floor(pattern):
     below = findings.images(found)
     assert few["floors"].tolist() == [True] and below["floors"].tolist() == [False]
     assert worksheet.reason(few.iloc[0]) == "step 1: 2 seeds are too few"
-    assert worksheet.reason(below.iloc[0]) == "step 1: a run is below a floor"
+    assert worksheet.reason(below.iloc[0]) == "step 1: a run misses a pass mark"
     assert "<td>yes</td>" in worksheet._sheet(few, [], False)
     assert "<td>no</td>" in worksheet._sheet(below, [], False)
 

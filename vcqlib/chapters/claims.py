@@ -201,9 +201,9 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
 
 
 def c9(evidence: Evidence, points: pd.DataFrame | None, curves: pd.DataFrame | None) -> Row:
-    """Variable over the curve of plain codebooks at its own rate, where that curve was trained.
+    """Variable over the curve of plain codebooks at its own rate, which decides.
 
-    It decides; beside it stand the controls of that rate, which decide where there is no curve.
+    Beside it stand the controls of that rate, which decide if no regime has such a curve.
     """
     controls = ratios("C9", evidence, points, findings.CONTROLS[1:])
     own = rates.curves(evidence.found, evidence.variable)

@@ -214,8 +214,8 @@ def advice(rows: pd.DataFrame) -> list[str]:
         elif gained:
             found.append("So tune the size of a plain codebook first.")
         else:
-            found.append("So tune the size of a plain codebook first: no growing one was seen to "
-                         "beat a plain one of as many bits.")  # fmt: skip
+            found.append("So tune the size of a plain codebook first: at the end of training no "
+                         "growing one was seen to beat a plain one of as many bits.")  # fmt: skip
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..study import scorecard
-from . import claims, findings
+from . import claims, findings, rates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def reason(row: Mapping) -> str:
     """Which step of the rule gave a row of `findings.images` or `findings.points` its verdict."""
     if not row["floors"]:
-        return "step 1: a run is below a floor"
+        return "step 1: a run misses a pass mark"
     if row["verdict"] == scorecard.UNTESTABLE:
         return f"step 1: {row['seeds']} seeds are too few"
     if row["verdict"] == scorecard.DIRECTION:
@@ -40,10 +40,11 @@ def sheets(studies: Sequence[str]) -> tuple[str, str]:
     """
     evidence, points = claims.Evidence(studies), findings.points()
     rows = findings.together(points, evidence.judged)
-    found = [claims.c3(evidence), claims.c8(evidence), claims.c10(evidence)]
-    for claim, controls in {"C6": findings.CONTROLS[:1], "C9": findings.CONTROLS[1:]}.items():
-        found.append(claims.ratios(claim, evidence, points, controls))
-    found.sort(key=lambda row: int(row.claim[1:]))
+    found = [
+        claims.c3(evidence), claims.ratios("C6", evidence, points, findings.CONTROLS[:1]),
+        claims.c8(evidence), claims.c9(evidence, points, rates.point_curves()),
+        claims.c10(evidence),
+    ]  # fmt: skip
     return _sheet(rows, found, False), _sheet(rows, found, True)
 
 
@@ -56,10 +57,11 @@ def _sheet(rows: pd.DataFrame, found: Sequence[claims.Row], solved: bool) -> str
             cleared = "yes" if r["floors"] else "no"
             cells = (r["control"], r["seeds"], f"{r['ratio']:.2f}", r["interval"], r["corrected"])
             lines.append(_line((*cells, cleared), f"{r['verdict']} ({reason(r)})", solved))
-    head = ("log-linear over", "seeds", "ratio", "95 %", "corrected", "floors cleared", "verdict")
+    head = ("log-linear over", "seeds", "ratio", "95 %", "corrected", "pass marks", "verdict")
     ratios = _table("Ratios", head, lines)
-    above = {"C6": "above, over uniform", "C9": "above, over matched, reversed, shuffled"}
-    lines = [_line((r.claim, r.says, above.get(r.claim, r.ours)), r.verdict, solved) for r in found]
+    here = {r.claim: r.ours.partition(". Over controls")[0] for r in found}  # the others: above
+    here["C6"] = "above, over uniform"
+    lines = [_line((r.claim, r.says, here[r.claim]), r.verdict, solved) for r in found]
     return ratios + _table("Claims", ("claim", "the paper says", "here", "verdict"), lines)
 
 
