@@ -73,14 +73,22 @@ def test_questions_without_an_answer_are_refused(values, what):
         seeds_needed(*values)
 
 
-def test_ratios_join_the_groups_of_a_study():
-    def record(group, arm, seed, ar_seed, value):
-        config = {"ar_seed": ar_seed, "dataset": "mnist"}
-        measures = {"v": value, "parameters": 1}
-        return {"group": group, "arm": arm, "seed": seed, "config": config, "measures": measures}
+def record(arm, seed, ar_seed, value, rfd=1.0):
+    config = {"ar_seed": ar_seed, "dataset": "mnist"}
+    measures = {"v": value, "parameters": 1, "rfd": rfd}
+    return {"group": "spread", "arm": arm, "seed": seed, "config": config, "measures": measures}
 
-    found = [record("main", arm, s, None, v) for arm, v in (("a", 2.0), ("b", 1.0)) for s in (0, 1)]
-    found += [record("spread", arm, 0, 9, v) for arm, v in (("a", 3.0), ("b", 1.0))]
+
+def test_ratios_stand_by_tokenizer():
+    found = [record(arm, s, 8, v) for arm, v in (("a", 2.0), ("b", 1.0)) for s in (0, 1)]
+    found += [record(arm, 0, 9, v) for arm, v in (("a", 3.0), ("b", 1.0))]
     logs = ratios(found, lambda m: m["v"], "a", "b")
     assert logs == {0: [pytest.approx(math.log(2)), pytest.approx(math.log(3))],
                     1: [pytest.approx(math.log(2))]}  # fmt: skip
+
+
+def test_another_tokenizer_of_the_same_seed_is_refused():
+    found = [record(arm, 0, a, 1.0) for arm in "ab" for a in (8, 9)]
+    found[1]["measures"]["rfd"] = 1.5
+    with pytest.raises(ValueError, match="rFD of a, seed 0 must be 1.0 as for its other AR seed"):
+        ratios(found, lambda m: m["v"], "a", "b")

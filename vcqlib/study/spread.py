@@ -35,14 +35,23 @@ class Spread:
 
 def ratios(
     found: list[dict], value: Callable[[Mapping], float], arm: str, control: str,
-    groups: Sequence[str] = ("main", "spread"),
+    group: str = "spread",
 ) -> dict[int, list[float]]:  # fmt: skip
-    """By tokenizer seed the logarithms of arm over control, one for each AR seed of both."""
+    """By tokenizer seed the logarithms of arm over control, one for each AR seed of both.
+
+    Raises:
+        ValueError: AR models of one arm and seed that do not share their tokenizer: trained on
+            different processors, tokenizers of one seed are different ones.
+    """
     logs: dict[int, list[float]] = {}
-    for group in groups:
-        for a, b in records.pairs(found, arm, control, group):
-            log = math.log(value(a["measures"]) / value(b["measures"]))
-            logs.setdefault(a["seed"], []).append(log)
+    tokenizers: dict[tuple, float] = {}
+    for pair in records.pairs(found, arm, control, group):
+        for r in pair:
+            blur = tokenizers.setdefault((r["arm"], r["seed"]), r["measures"]["rfd"])
+            must(blur == r["measures"]["rfd"], f"rFD of {r['arm']}, seed {r['seed']}",
+                 f"{blur} as for its other AR seed", r["measures"]["rfd"])  # fmt: skip
+        a, b = (value(r["measures"]) for r in pair)
+        logs.setdefault(pair[0]["seed"], []).append(math.log(a / b))
     return logs
 
 
