@@ -138,7 +138,7 @@ def test_a_curve_is_a_row_of_its_own_study_and_decides_c9(pattern):
     evidence.found, evidence.judged = found, findings.images(found)
     assert claims.c9(evidence, None, None).verdict == "reproduced"
     lab = rates.point_curves()
-    assert claims.c9(evidence, None, lab).verdict == scorecard.worst("reproduced", *lab["verdict"])
+    assert claims.c9(evidence, None, lab).verdict == scorecard.across("reproduced", *lab["verdict"])
     evidence.found = other  # without a curve the controls decide
     assert claims.c9(evidence, None, None) == claims.ratios(
         "C9", evidence, None, findings.CONTROLS[1:]

@@ -173,8 +173,10 @@ def said(rows: pd.DataFrame, control: str) -> str:
     if even := [r["ratio"] for r in mine if known(r) and not clear(r)]:
         spread = f"{min(even):.2f}" + (f" to {max(even):.2f}" if len(even) > 1 else "")
         parts.append(f"not told apart in {len(even)} of {len(mine)} regimes ({spread})")
-    if few := len(mine) - sum(map(known, mine)):
-        parts.append(f"too few seeds in {few}")
+    if few := [r for r in mine if not known(r)]:
+        missed = sum(not r["floors"] for r in few)
+        also = f" ({missed} of them with runs that miss a pass mark)" if missed else ""
+        parts.append(f"too few seeds in {len(few)}{also}")
     return "; ".join(parts) or "not measured"
 
 
@@ -235,7 +237,8 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
             r = cells.loc[name]
             number = f"<b>{r['ratio']:.2f}</b> <small>{html.escape(r['interval'])}</small>"
             kind = r["verdict"].replace(" ", "-")  # its colour
-            body += f'<td class="{kind}" data-over="{name}">{number}<br>{r["verdict"]}</td>'
+            why = "" if r["floors"] or r["study"] == "lab" else ": a run misses a pass mark"
+            body += f'<td class="{kind}" data-over="{name}">{number}<br>{r["verdict"]}{why}</td>'
         body += "</tr>"
     words = html.escape(" ".join(advice(rows)))
     return (
