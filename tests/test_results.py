@@ -47,7 +47,8 @@ def test_no_record_is_stale_or_of_another_edition(found):
 def test_arms_differ_in_codebook_sizes_and_in_nothing_else(found):
     by_group: dict[tuple, list] = {}
     for r in found:
-        by_group.setdefault((r["study"], r["group"], r["seed"]), []).append(r)
+        seeds = r["seed"], r["config"].get("ar_seed")
+        by_group.setdefault((r["study"], r["group"], *seeds), []).append(r)
     for group in by_group.values():
         codes = {"schedule": "uniform", "of": "loglinear", "ramp": None}
         # settings that came after a record are at their defaults
