@@ -211,6 +211,7 @@ def c9(evidence: Evidence, points: pd.DataFrame | None, curves: pd.DataFrame | N
     if known.empty:
         return controls
     words = "; ".join(f"{r['set']}, N = {r['n']:,}: {findings.effect(r)}"
+                      + (", not counted" if r["verdict"] == scorecard.UNTESTABLE else "")
                       for _, r in known.iterrows())  # fmt: skip
     return replace(
         controls, verdict=scorecard.across(*known["verdict"]),

@@ -135,5 +135,6 @@ def _value(record: Mapping, measure: str) -> float:
 
 
 def _trained_alike(record: Mapping, *but: str) -> dict:
-    names = {"dataset", "n_images", "length", "ar_steps", "tokenizer_steps", "seed", "ar_seed"}
+    names = {"dataset", "n_images", "length", "ar_steps", "ar_precision", "tokenizer_steps", "seed",
+             "ar_seed"}  # fmt: skip
     return {name: record["config"][name] for name in names.difference(but)}
