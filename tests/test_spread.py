@@ -21,7 +21,6 @@ def test_variances_that_are_known_come_back(tokenizer, ar):
     found = spread(drawn(np.random.default_rng(0), 4000, 3, tokenizer, ar))
     assert found.tokenizer == pytest.approx(tokenizer, abs=0.003)
     assert found.ar == pytest.approx(ar, rel=0.05)
-    assert found.of_mean(5, 2) == pytest.approx((found.tokenizer + found.ar / 2) / 5)
 
 
 def test_unequal_counts_are_weighed():

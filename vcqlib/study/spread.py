@@ -28,10 +28,6 @@ class Spread:
     tokenizers: int  # seeds
     ratios: int  # in all, one for each AR model and arm
 
-    def of_mean(self, tokenizers: int = 1, ar_seeds: int = 1) -> float:
-        """Variance of the mean logarithm over so many tokenizers with so many AR models each."""
-        return (self.tokenizer + self.ar / ar_seeds) / tokenizers
-
 
 def ratios(
     found: list[dict], value: Callable[[Mapping], float], arm: str, control: str,
