@@ -243,11 +243,16 @@ def test_stale_damaged_and_foreign_records_are_named(computed, folder, tmp_path,
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     refused(None, "is damaged: its SHA-256")
     refused({"a": 1}, "is not a record")
-    for part, value in (("measures", 3), ("config", []), ("sheet", {"file": "../x.png"})):
+    sheets = ("sheet", {"file": "../x.png"}), ("sheet", {}), ("sheet", "x.png")
+    for part, value in (("measures", 3), ("config", []), *sheets):
         refused(record | {part: value}, "is not a record")
     refused({k: v for k, v in record.items() if k != "sweeps"}, "is not a record")
     path.with_suffix(".png").write_bytes(b"x")
     refused(record, "is missing or damaged")
+    path.with_suffix(".png").unlink()
+    refused(record, "is missing or damaged")
+    write_record(path, record | {"sheet": None})  # of another seed than 0
+    assert records.read(path)["measures"] == record["measures"]
     with pytest.raises(ValueError, match="no records in"):
         records.load("absent", tmp_path)
 

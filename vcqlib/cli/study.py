@@ -30,7 +30,7 @@ def study(
     """Compute every run of a study that has no current record; interrupt and go on at any time.
 
     Trained stages lie in $VCQ_CACHE (default build/cache) and are never computed twice; each
-    finished run is one record, RESULTS/STUDY/RUN.json and .png.
+    finished run is one record, RESULTS/STUDY/RUN.json, at seed 0 with a sheet of samples, RUN.png.
 
     Args:
         path: the study, for instance book/studies/fashion.yaml.

@@ -1,8 +1,8 @@
 """Records of finished runs: what was configured, what came out, where and by which code.
 
-A record is one JSON file and one PNG, of samples or (of a tokenizer alone) of reconstructions,
-under data/results/STUDY/. It is current while the configuration that the code would build today
-has the same fingerprint; else it is stale, and whoever shows it must say so.
+A record is one JSON file under data/results/STUDY/ and, at seed 0, one PNG beside it, of samples
+or (of a tokenizer alone) of reconstructions. It is current while the configuration that the code
+would build today has the same fingerprint; else it is stale, and whoever shows it must say so.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ class StudyRun:
 
 
 def write(results: Path, run: StudyRun, measures: dict) -> Path:
-    """Write the record of a run and its sheet of samples; returns the JSON file."""
+    """Write the record of a run, at seed 0 with a sheet of samples; returns the JSON file."""
     path, e = _path(results, run), run.experiment
-    sheet, folders = path.with_suffix(".png"), {"tokenizer": e.tokenizer_folder}
+    folders = {"tokenizer": e.tokenizer_folder}
     if run.stages == "all":
         folders["ar"] = e.ar.folder
-    _write_sheet(sheet, e, run.stages)
+    sheet = _write_sheet(path.with_suffix(".png"), e, run.stages) if e.c.seed == 0 else None
     record = {
         "edition": EDITION, "study": run.study, "group": run.group, "arm": run.arm,
         "seed": e.c.seed, "config": e.c.to_dict(), "sizes": list(e.sizes),
         "fingerprint": e.fingerprint, "sweeps": run.sweeps, "stages": run.stages,
         "measures": rounded(measures, DIGITS), "tokenizer_curve": rounded(e.tokenizer_curve, 4),
-        "sheet": {"file": sheet.name, "sha256": sha256_file(sheet)}, "tolerance": TOLERANCE,
+        "sheet": sheet, "tolerance": TOLERANCE,
         "seconds": {k: read_record(v / "done.json")["seconds"] for k, v in folders.items()},
         "hardware": hardware(e.device), "versions": versions(), "commit": commit(),
     }  # fmt: skip
@@ -87,16 +87,18 @@ def read(path: str | Path) -> dict:
     record = read_record(path)
     try:
         summary(record["measures"])
-        name, known = record["sheet"]["file"], record.keys() >= FIELDS
-        known = known and isinstance(record["config"], dict) and name == Path(name).name
+        sheet, known = record["sheet"], record.keys() >= FIELDS
+        known = known and isinstance(record["config"], dict)
+        known = known and (sheet is None or sheet["file"] == Path(sheet["file"]).name)
         known = known and ("curve" in record["measures"]) == (_stages(record) == "all")
     except (KeyError, IndexError, TypeError, ValueError):
         known = False
     if not known:
         raise ValueError(f"{path} is not a record of a study")
-    sheet = path.with_name(name)
-    if not sheet.is_file() or sha256_file(sheet) != record["sheet"]["sha256"]:
-        raise ValueError(f"{sheet} is missing or damaged; restore it: git checkout -- {sheet}")
+    if sheet is not None:
+        file = path.with_name(sheet["file"])
+        if not file.is_file() or sha256_file(file) != sheet["sha256"]:
+            raise ValueError(f"{file} is missing or damaged; restore it: git checkout -- {file}")
     return record
 
 
@@ -281,8 +283,8 @@ def _path(results: Path, run: StudyRun) -> Path:
     return results / run.study / f"{run.name}.json"
 
 
-def _write_sheet(path: Path, e: Experiment, stages: Stages) -> None:
-    """The first samples, or reconstructions of the first test images: a column a class."""
+def _write_sheet(path: Path, e: Experiment, stages: Stages) -> dict[str, str]:
+    """First samples, or reconstructions of the first test images, a column a class; its name."""
     most, columns = SHEET
     classes = len(e.images.classes)
     if stages == "all":
@@ -293,3 +295,4 @@ def _write_sheet(path: Path, e: Experiment, stages: Stages) -> None:
     drawn = drawn[:, :columns].flatten(0, 1)
     few = 16 if drawn.shape[1] == 1 else 128  # for the eye alone; a quarter of the bytes
     write_sheet(path, drawn, min(columns, classes), padding=1, colours=few)
+    return {"file": path.name, "sha256": sha256_file(path)}
