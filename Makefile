@@ -44,7 +44,7 @@ chapter: env ## one chapter alone: make chapter NAME=03 PROFILE=smoke ARGS="-p n
 test: env ## lint, tests, smoke book, checks of its pages, chapters with other parameters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(OFFLINE) $(BIN)/python book/build.py smoke --pdf
 	$(OFFLINE) $(BIN)/python -m pytest -m "book or rerun"
 

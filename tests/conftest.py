@@ -13,7 +13,7 @@ sys.path[:0] = [str(OFFLINE), str(Path(__file__).parent / "book"), str(OFFLINE.p
 
 from network_guard import install  # noqa: E402
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 @pytest.fixture(autouse=True)
