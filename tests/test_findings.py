@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,26 @@ def test_the_box_holds_every_number_and_escapes_names(pattern):
     assert "&lt;b&gt;" in box and "<b>, 600" not in box
 
 
+def test_what_would_have_been_seen_stands_beside_what_was_not(pattern):
+    clear = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s))
+    even = findings.images(study(pattern, lambda s: 0.5 if s % 2 else 2.0, n=1200))
+    few = findings.images(study(pattern, lambda s: 0.6, seeds=2, n=2400))
+    (seen,) = even["detectable"]
+    for table, mark in ((clear, ""), (even, f" [{seen:.2f}]"), (few, "")):
+        assert findings.unseen(table.iloc[0]) == mark
+    rows = findings.together(clear, even, few)
+    for words in (findings.answer(rows), findings.markdown(rows)):
+        assert words.count(f" [{seen:.2f}]") == 1
+
+
+def test_a_regime_that_memorised_is_marked_wherever_it_is_shown(pattern):
+    rows = findings.images(study(pattern, lambda s: 0.6 + 0.01 * s))
+    for memorised in (True, False):
+        marked = rows.assign(memorises=memorised)
+        assert ("<br><i>memorised</i>" in findings.answer(marked)) == memorised
+        assert (", *memorised* |" in findings.markdown(marked)) == memorised
+
+
 def test_the_explorer_offers_every_comparison_once(pattern):
     made = rates.explorer(curve(pattern) + study(pattern, lambda s: 0.6, seeds=4)[1::2])
     keys = [(r["regime"], r["control"], r["method"], r["measure"]) for r in made["rows"]]
@@ -244,6 +265,8 @@ def test_ten_claims_one_row_each_in_order():
     assert all(row.verdict in scorecard.VERDICTS for row in rows)
     exact = {row.claim: row.verdict for row in rows if row.rung == "exact"}
     assert exact == dict.fromkeys(("C1", "C4", "C5"), "reproduced")
+    table = claims.table([replace(rows[0], ours="a < b\nc"), *rows[1:]])
+    assert "a &lt; b<br>c" in table  # two lines of one row
     table = claims.table(rows)
     assert len(re.findall("<tr>", table)) == 11 and rows[0].ours in table
     assert rows[0].ours not in claims.table(rows, full=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vcqlib.study.scorecard import paired_effect
-from vcqlib.study.spread import Spread, ratios, seeds_needed, spread
+from vcqlib.study.spread import Spread, interval, ratios, seeds_needed, spread
 
 
 def drawn(rng, k, r, tokenizer, ar):
@@ -49,6 +49,18 @@ def test_no_spread_between_tokenizers_is_not_negative():
 def test_what_cannot_be_told_apart_is_refused(logs):
     with pytest.raises(ValueError, match="seeds .*2 or more"):
         spread(logs)
+
+
+@pytest.mark.parametrize("n", [2, 6, 40])
+def test_the_interval_of_a_variance_holds_it_19_times_of_20(n):
+    found = np.random.default_rng(n).normal(0, 0.3, (4000, n)).var(1, ddof=1)
+    low, high = np.array([interval(v, n) for v in found]).T
+    assert np.mean((low <= 0.09) & (high >= 0.09)) == pytest.approx(0.95, abs=0.015)
+
+
+def test_one_value_has_no_interval_of_its_variance():
+    with pytest.raises(ValueError, match="values must be 2 or more, got 1"):
+        interval(0.1, 1)
 
 
 @pytest.mark.parametrize("variance", [0.01, 0.05, 0.2])

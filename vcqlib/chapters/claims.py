@@ -194,7 +194,7 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
         return evidence.row(claim, "no control was trained", scorecard.UNTESTABLE)
     words = []
     for (name, n), part in rows.groupby(["set", "n"], sort=False):
-        said = ", ".join(f"{r['ratio']:.2f} ({r['interval']})" + ("" if len(controls) == 1 else
+        said = ", ".join(findings.effect(r) + findings.unseen(r) + ("" if len(controls) == 1 else
                          f" over {r['control']}") for _, r in part.iterrows())  # fmt: skip
         words.append(f"{name}, N = {n:,}: {said}")
     return evidence.row(claim, "; ".join(words), scorecard.across(*rows["verdict"]))
@@ -203,20 +203,19 @@ def ratios(claim: str, evidence: Evidence, points: pd.DataFrame | None,
 def c9(evidence: Evidence, points: pd.DataFrame | None, curves: pd.DataFrame | None) -> Row:
     """Variable over the curve of plain codebooks at its own rate, which decides.
 
-    Beside it stand the controls of that rate, which decide if no regime has such a curve.
+    The controls of that rate decide if no regime has such a curve.
     """
     controls = ratios("C9", evidence, points, findings.CONTROLS[1:])
     own = rates.curves(evidence.found, evidence.variable)
     known = pd.concat([x for x in (curves, own) if x is not None])
     if known.empty:
         return controls
-    words = "; ".join(f"{r['set']}, N = {r['n']:,}: {findings.effect(r)}"
+    words = "; ".join(f"{r['set']}, N = {r['n']:,}: {findings.effect(r)}{findings.unseen(r)}"
                       + (", not counted" if r["verdict"] == scorecard.UNTESTABLE else "")
                       for _, r in known.iterrows())  # fmt: skip
     return replace(
         controls, verdict=scorecard.across(*known["verdict"]),
-        ours="Over the curve of plain codebooks at its own rate, which decides: "
-        f"{words}. Over controls of that rate: {controls.ours}",
+        ours=f"Over the curve of plain codebooks at its own rate, which decides: {words}",
     )  # fmt: skip
 
 
@@ -239,20 +238,21 @@ def c8(evidence: Evidence) -> Row:
     if found.empty:
         return evidence.row("C8", "no probe was measured", scorecard.UNTESTABLE)
     found = found[found["control"] == "uniform"]
-    words, verdicts = [], []
-    for (dataset, length), part in found.groupby(["dataset", "length"], sort=False):
+    found = found[found["reading"] != "one-hot codes"]
+    verdicts: list[str] = []
+    words: dict[str, list[str]] = {"tokens": [], "bits": []}
+    for (dataset, length, equal), part in found.groupby(["dataset", "length", "equal"], sort=False):
         clear = fine([tuple(order.probed(evidence.probed, evidence.variable)[dataset, length])])
-        said = []
-        for (equal, reading), some in part.groupby(["equal", "reading"], sort=False):
-            r = some.iloc[-1]  # the longest prefix
-            if reading == "one-hot codes":
-                continue
-            if equal == "tokens":
-                verdicts.append(scorecard.judge_effect(r["effect"], False, 1.62, clear))
-            said.append(f"{reading} at {r['at']:.0f} {equal} {r['ratio']:.2f} "
-                        f"({r['effect'].interval()})")  # fmt: skip
-        words.append(f"{findings.SETS.get(dataset, dataset)}, T = {length}: {', '.join(said)}")
-    return evidence.row("C8", "; ".join(words), scorecard.across(*verdicts))
+        last = [some.iloc[-1] for _, some in part.groupby("reading", sort=False)]  # longest prefix
+        if equal == "tokens":
+            verdicts += [scorecard.judge_effect(r["effect"], False, 1.62, clear) for r in last]
+        said = ", ".join(f"{r['reading']} {r['ratio']:.2f} ({r['effect'].interval()})"
+                         for r in last)  # fmt: skip
+        words[equal].append(f"{findings.SETS.get(dataset, dataset)}, T = {length}, first "
+                            f"{last[0]['at']:.0f} {equal}: {said}")  # fmt: skip
+    ours = (f"At equal tokens, which is judged. {'; '.join(words['tokens'])}.\n"
+            f"At equal bits. {'; '.join(words['bits'])}.")  # fmt: skip
+    return evidence.row("C8", ours, scorecard.across(*verdicts))
 
 
 def c10(evidence: Evidence) -> Row:
@@ -290,7 +290,8 @@ def table(found: Sequence[Row], full: bool = True) -> str:
     """The rows as an HTML table that fits a phone; with `full` also our numbers and the rung."""
     body = ""
     for row in found:
-        numbers = f"<p>{html.escape(row.ours)}<br><small>{row.rung}</small></p>" if full else ""
+        ours = html.escape(row.ours).replace("\n", "<br>")
+        numbers = f"<p>{ours}<br><small>{row.rung}</small></p>" if full else ""
         body += (
             f'<tr><th><a href="{row.chapter}.html">{row.claim}</a></th>'
             f"<td>{html.escape(row.says)}{numbers}</td>"

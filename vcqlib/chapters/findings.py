@@ -156,6 +156,12 @@ def effect(row: Mapping) -> str:
     return f"{row['ratio']:.2f} ({row['interval']})"
 
 
+def unseen(row: Mapping) -> str:
+    """Behind an undecided effect, the ratio that would have been seen: ` [1.50]`; else nothing."""
+    undecided = row["verdict"] == scorecard.UNDECIDED and known(row)
+    return f" [{row['detectable']:.2f}]" if undecided else ""
+
+
 def known(row: Mapping) -> bool:
     """Whether there are seeds enough for an interval."""
     return row["low"] is not None and math.isfinite(row["low"])
@@ -238,15 +244,18 @@ def answer(rows: pd.DataFrame, link: str = "10_scorecard.html") -> str:
             number = f"<b>{r['ratio']:.2f}</b> <small>{html.escape(r['interval'])}</small>"
             kind = r["verdict"].replace(" ", "-")  # its colour
             why = "" if r["floors"] or r["study"] == "lab" else ": a run misses a pass mark"
-            body += f'<td class="{kind}" data-over="{name}">{number}<br>{r["verdict"]}{why}</td>'
+            word = r["verdict"] + unseen(r) + why
+            body += f'<td class="{kind}" data-over="{name}">{number}<br>{word}</td>'
         body += "</tr>"
     words = html.escape(" ".join(advice(rows)))
     return (
         f'<div class="answer"><p><b>{words}</b></p><table><caption>Error of the AR model, '
         "log-linear over each control (below 1: the variable codebook is better), plain 95 % "
         f'interval over seeds, and verdict by the <a href="{link}">rule</a>, which widens it for '
-        "the number of controls. <i>Memorised</i>: the likelihood of held-out codes has turned, so "
-        "that a low error can come from copies."
+        "the number of controls. In square brackets: the ratio, or its inverse, that so many seeds "
+        "would have shown four times of five. <i>Memorised</i>: the likelihood of held-out codes "
+        "has turned, so that a low error can come from copies; elsewhere it was still getting "
+        "better."
         f"</caption><thead><tr><th>Regime</th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -257,7 +266,12 @@ def markdown(rows: pd.DataFrame) -> str:
     lines = [" ".join(advice(rows)), "", "| log-linear over | " + " | ".join(shown) + " |",
              "|---" * (len(shown) + 1) + "|"]  # fmt: skip
     for _, part in rows.groupby(["study", "group", "n"], sort=False):
-        cells = {r["control"]: f"{effect(r)}: {r['verdict']}" for _, r in part.iterrows()}
+        cells = {r["control"]: f"{effect(r)}: {r['verdict']}{unseen(r)}"
+                 for _, r in part.iterrows()}  # fmt: skip
         found = " | ".join(cells.get(name, "–") for name in shown)
-        lines.append(f"| {regime(part.iloc[0])} | {found} |")
-    return "\n".join(lines)
+        mark = ", *memorised*" if part.iloc[0]["memorises"] else ""
+        lines.append(f"| {regime(part.iloc[0])}{mark} | {found} |")
+    note = ("In square brackets: the ratio, or its inverse, that these seeds would have shown four "
+            "times of five. *Memorised*: the likelihood of held-out codes has turned, so that a "
+            "low error can come from copies; elsewhere it was still getting better.")  # fmt: skip
+    return "\n".join([*lines, "", note])

@@ -69,6 +69,18 @@ def spread(logs: Mapping[int, Sequence[float]]) -> Spread:
     return Spread(max(0.0, float((between - within) / size)), float(within), k, n)
 
 
+def interval(variance: float, n: int) -> tuple[float, float]:
+    """95 % interval of a variance that was estimated from n values, if these are normal.
+
+    Rough for a sum of variances between and within groups, which has fewer degrees of freedom.
+    """
+    from scipy.stats import chi2  # slow to import
+
+    must(n > 1, "values", "2 or more", n)
+    low, high = chi2.ppf([1 - LEVEL / 2, LEVEL / 2], n - 1)
+    return float((n - 1) * variance / low), float((n - 1) * variance / high)
+
+
 def seeds_needed(variance: float, ratio: float = 0.9, most: int = 10_000) -> int:
     """Fewest paired seeds whose interval excludes 1 four times of five, if that is the ratio.
 
