@@ -72,7 +72,7 @@ def chain(dataset, tokenizer="", crop=""):
         f"{reverse}")  # fmt: skip
     vcq(TRAIN_AR)
     vcq(f"{SAMPLE} --out s.npz --n-samples 210 --batch 70")
-    vcq("evaluate s.npz --n-reference 400 --json m.json --device cpu")
+    vcq("evaluate s.npz --n-reference 800 --json m.json --device cpu")
 
 
 def test_the_chain_on_drawn_images(here, capsys):
@@ -89,7 +89,11 @@ def test_the_chain_on_drawn_images(here, capsys):
     out = capsys.readouterr().out
     assert "real/real floor at 200 images" in out and "samples                          210" in out
     assert "FD (pixels)" in out and "FID" not in out
-    assert read_json(here / "m.json")["reference images"] == 400
+    found = read_json(here / "m.json")
+    assert found["reference images"] == 400
+    for part, same in (("test", True), ("validation", False), ("all", False)):  # test, if not told
+        vcq(f"evaluate s.npz --n-reference 800 --part {part} --json p.json --device cpu")
+        assert (read_json(here / "p.json") == found) is same, part
     last = json.loads((here / "a/log.jsonl").read_text().splitlines()[-1])
     assert len(last["held_out_bits"]) == 4
     # a second part of the samples joins on to the first; sample i is its own

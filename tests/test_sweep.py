@@ -93,7 +93,7 @@ def test_the_command_that_is_printed_draws_with_the_best_point(here, capsys):
     assert (how["cfg_scale"], how["temperature"]) == (best["cfg_scale"], best["temperature"])
     assert how["guidance"] == "cosine" and how["pretrained"] == "loglinear"
     assert how["seed"] == 1  # none of the samples that chose
-    assert main([*shlex.split(judge)[1:], "--n-reference", "300", "--json", "m.json"]) == 0
+    assert main([*shlex.split(judge)[1:], "--json", "m.json"]) == 0
     extract = load_extractor("classifier")
     test = load_images("fashion-mnist", "test", at_most=300).images[150:]
     expected = distances.frechet_distance(

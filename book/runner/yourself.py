@@ -19,7 +19,7 @@ from runner import profiles
 from runner.chapters import PARAMETERS, Book, Chapter
 from runner.profiles import Profile
 
-PROFILES = ("smoke", "cpu", "gpu")  # those with measured budgets, the smallest first
+PROFILES = ("smoke", "cpu")  # those that were run, the smallest first
 
 
 def meanings(chapter: Chapter) -> dict[str, str]:
@@ -85,7 +85,7 @@ def box(book: Book, profile: Profile, chapter: Chapter, values: dict[str, Any]) 
         lines.append(f"| `{name}` | `{value!r}` | {meaning.get(name, '').replace('|', '/')} |")
     lines += [
         "",
-        f"At most {times} on the machine that the profile is meant for." if times else "",
+        f"Budget, of which a build tells when it is exceeded: {times}." if times else "",
         "",
         "The notebook alone, into `out.ipynb`, as it was run for this page:",
         "```sh",

@@ -28,7 +28,7 @@ def evaluate(
     dataset: str | None = None,
     image_size: int | None = None,
     n_reference: int = 10_000,
-    part: Part = "all",
+    part: Part = "test",
     reference: Path | None = None,
     extractor: str | None = None,
     weights: Path | None = None,
@@ -46,8 +46,10 @@ def evaluate(
         samples: .npz files that `vcq sample` wrote, or with arr_0 uint8 [n, H, W, C].
         dataset: its held-out images are the reference; default: what the tokenizer was trained on.
         image_size: side in pixels of the reference images; default: that of the samples.
-        n_reference: reference images, at most.
-        part: all of them, or the half by which `vcq sweep` has not chosen (test).
+        n_reference: held-out images, at most, of which `part` is taken; as many as for the sweep,
+            or halves of one and the other overlap.
+        part: the half to report on (test), the half by which `vcq sweep` and `vcq train ar` choose
+            (validation), or all of them.
         reference: .npz in place of images: ADM's batch for ImageNet 256, or mu and sigma alone.
         extractor: classifier, pixels, efficientnet-lite0 or inception; default: by data set.
         weights: the Inception weights (torch-fidelity's pt_inception-2015-12-05 file).
@@ -154,9 +156,9 @@ def sweep(
 ) -> None:
     """Choose guidance and temperature by the Fréchet distance to validation images.
 
-    Validation images are one half of the held-out ones; `vcq evaluate --part test` reports on the
-    other. Finished points are kept in OUT/sweep.json: the same command again, or one with a larger
-    grid, goes on from there. Under torchrun the processes share the drawing.
+    Validation images are one half of the held-out ones; `vcq evaluate` reports on the other.
+    Finished points are kept in OUT/sweep.json: the same command again, or one with a larger grid,
+    goes on from there. Under torchrun the processes share the drawing.
 
     Args:
         ar_folder: folder of the AR model's run.
@@ -220,7 +222,8 @@ def sweep(
     folders = {f"{k}_folder" if k != "pretrained" else k: v for k, v in given.asked.items()}
     words = ["vcq", "sample", *_flags(folders | best._asdict() | changed)]
     told = {"dataset": dataset, "extractor": extractor, "weights": weights}
-    again = _flags({"part": "test"} | {k: v for k, v in told.items() if v is not None})
+    halved = {"part": "test", "n_reference": n_reference}  # the other half of the same images
+    again = _flags(halved | {k: v for k, v in told.items() if v is not None})
     print(f"chosen: cfg_scale {best.cfg_scale:g}, temperature {best.temperature:g}. Other samples "
           "with it, and their score on images that chose nothing:")  # fmt: skip
     print(shlex.join([*words, "--seed", str(c.seed + 1)]))

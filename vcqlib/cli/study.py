@@ -161,6 +161,9 @@ def lab(path: Positional[Path], jobs: int = 1, results: Path | None = None) -> N
 def reproduce(path: Positional[Path]) -> None:
     """Recompute a record and compare it with what it holds, within its stated tolerance.
 
+    The same processor and torch give the same numbers. On others, which are named, training
+    amplifies the rounding: the same seed is another run there, as far off as another seed is.
+
     Args:
         path: a record, for instance data/results/smoke/main-uniform-s0.json, or one of the lab.
     """
@@ -174,5 +177,8 @@ def reproduce(path: Positional[Path]) -> None:
     print(comparison)
     if comparison.failed:
         print(f"outside the tolerance: {', '.join(comparison.failed)}", file=sys.stderr)
+        if comparison.elsewhere:
+            print("on another processor or torch the same seed is another run, as far off as "
+                  "another seed is", file=sys.stderr)  # fmt: skip
         raise SystemExit(1)
     print(f"{path} is reproduced")

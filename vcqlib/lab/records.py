@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
@@ -15,14 +16,15 @@ import torch
 
 from ..files import read_record, rounded, write_record
 from ..settings import fold
-from ..study.origin import Comparison, commit, default_results, hardware, versions
+from ..study.origin import Comparison, commit, default_results, elsewhere, hardware, versions
 from .measure import run as measured
 from .models import Shape
 from .plan import Lab, LabRun, blocks, runs
 from .trial import SOURCES, Trial
 
-# Relative tolerances of a recomputation. On the machine and versions of the record everything is
-# equal; elsewhere another rounding grows over some thousand steps.
+CPU = torch.device("cpu")
+# Relative tolerances of a recomputation. On the processor and versions of the record everything is
+# equal; elsewhere another rounding grows over some thousand steps, to what another seed does.
 TOLERANCE = {"mse": 0.1, "train": 0.05, "test": 0.05, "to_truth": 0.5, "to_reconstructions": 0.5}
 
 
@@ -61,9 +63,14 @@ def _end_with_parent() -> None:
 
 
 def record(results: Path, block: Sequence[LabRun]) -> None:
-    """Compute trials side by side and write a record of each."""
-    origin = {"hardware": hardware(torch.device("cpu")), "versions": versions(), "commit": commit()}
-    for run, arms in zip(block, measured([run.trial for run in block]), strict=True):
+    """Compute trials side by side and write a record of each, with its share of their time."""
+    origin = {"hardware": hardware(CPU), "versions": versions(), "commit": commit()}
+    clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}  # of all threads
+    start = {name: clock() for name, clock in clocks.items()}
+    found = measured([run.trial for run in block])
+    origin |= {name: round((clock() - start[name]) / len(block), 2)
+               for name, clock in clocks.items()}  # fmt: skip
+    for run, arms in zip(block, found, strict=True):
         content = {"group": run.group, "trial": _described(run.trial), "arms": _short(arms)}
         write_record(results / f"{run.name}.json", content | origin)
 
@@ -97,7 +104,7 @@ def _short(arms: dict[str, dict]) -> dict[str, dict]:
 def read(path: str | Path) -> dict:
     """Read one record; ValueError if it is none, or a byte of it changed."""
     found = read_record(path)
-    if not found.keys() >= {"group", "trial", "arms", "commit"}:
+    if not found.keys() >= {"group", "trial", "arms", "hardware", "versions", "commit"}:
         raise ValueError(f"{path} is not a record of the lab")
     return found
 
@@ -128,4 +135,4 @@ def reproduce(path: str | Path) -> Comparison:
         for name, tolerance in TOLERANCE.items():
             a, b = (m[name] if name == "mse" else m["curve"][-1][name] for m in (old, new[arm]))
             rows.append((f"{arm} {name}", a, b, tolerance))
-    return Comparison(tuple(rows))
+    return Comparison(tuple(rows), elsewhere(found, CPU))

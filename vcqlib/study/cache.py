@@ -82,13 +82,14 @@ def stage(name: str, inputs: dict, build: Callable[[Path], None]) -> Path:
             if not _intact(folder):  # another process may have finished it meanwhile
                 for leftover in folder.rglob(".*"):  # half-written by a killed process
                     leftover.unlink()
-                start = time.monotonic()
+                start, busy = time.monotonic(), time.process_time()
                 build(folder)
                 files = sorted(p for p in folder.rglob("*") if p.is_file())
                 record = {
                     "stage": name,
                     "inputs": inputs,
                     "seconds": round(time.monotonic() - start, 1),
+                    "cpu_seconds": round(time.process_time() - busy, 1),  # of all threads
                     "files": {str(p.relative_to(folder)): sha256_file(p) for p in files},
                 }
                 write_record(folder / "done.json", record)

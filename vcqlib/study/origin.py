@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,11 +64,22 @@ def default_results() -> Path:
     return CLONE / "data" / "results"
 
 
+def elsewhere(record: Mapping, device: torch.device) -> str:
+    """Processor (or GPU) and torch of a record, and the present ones; empty if they are equal."""
+    here = {"hardware": hardware(device), "versions": versions()}
+    there, now = (
+        f"{x['hardware'].get('gpu', x['hardware']['processor'])}, torch {x['versions']['torch']}"
+        for x in (record, here)
+    )
+    return "" if there == now else f"recorded on {there}; now on {now}"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A record against its recomputation."""
 
     rows: tuple[tuple[str, float, float, float], ...]  # name, recorded, now, tolerance
+    elsewhere: str = ""  # where and where, if it was recorded on something else
 
     @property
     def failed(self) -> list[str]:
@@ -75,7 +87,8 @@ class Comparison:
                 if not abs(new - old) <= tolerance * abs(old) + 1e-9]  # fmt: skip
 
     def __str__(self) -> str:
-        lines = [f"{'':>14} {'recorded':>10} {'now':>10} {'change':>8} {'allowed':>8}"]
+        lines = [self.elsewhere] if self.elsewhere else []
+        lines += [f"{'':>14} {'recorded':>10} {'now':>10} {'change':>8} {'allowed':>8}"]
         for name, old, new, tolerance in self.rows:
             change = (new - old) / old if old else new
             lines.append(f"{name:>14} {old:>10.4f} {new:>10.4f} {change:>+8.2%} {tolerance:>8.0%}")

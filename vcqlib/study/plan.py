@@ -4,7 +4,8 @@ A study file holds `about`, `base` (settings by flat name), `arms` (name: settin
 and `groups`, each with a name, its arms, its seeds (and `ar_seeds`, where an AR model is trained
 several times on one tokenizer), further settings under `set`, and `sweeps: true` where
 temperatures, guidance and probes are measured too. With `stages: tokenizer` a group trains no AR
-model; it measures reconstructions, codes and probes.
+model; it measures reconstructions, codes and probes. Several entries may share a name: their arms
+are one group, and are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from ..checks import naming, one_of
+from ..checks import naming, one_of, shown
 from ..files import read_yaml
 from ..settings import Flag, Whole, flat, settings
 from . import cache, records
@@ -33,6 +34,7 @@ from .experiment import Experiment
 from .measures import Stages, measure
 from .records import StudyRun
 
+ALIKE = ("set", "sweeps", "stages", "ar_seeds")  # in all entries of one group
 # what ends a run, and not its study; that memory lacks, torch says by a RuntimeError
 WRONG = (ValueError, TypeError, ArithmeticError, MemoryError, ImportError, OSError, RuntimeError)
 
@@ -79,8 +81,9 @@ def load_study(path: str | Path) -> Study:
     """Read and validate a study file; every run's configuration is built, nothing is computed.
 
     Raises:
-        ValueError: no such mapping, an unknown arm or setting, a value that is refused, or two
-            runs of one name; the message names the file and the entry.
+        ValueError: no such mapping, an unknown arm or setting, a value that is refused, two runs
+            of one name, or a group whose arms could not be compared; the message names the file
+            and the entry.
     """
     path, content = Path(path), read_yaml(path)
     with naming(path):
@@ -106,7 +109,44 @@ def load_study(path: str | Path) -> Study:
             if run.name in runs:
                 raise ValueError(f"{where}: two runs are called {run.name}")
             runs[run.name] = run
+    with naming(path):
+        _check_entries(file.groups)
+        _check_seeds(runs.values())
     return Study(path.stem, file.about, tuple(runs.values()))
+
+
+def _check_entries(groups: Iterable[Group]) -> None:
+    first: dict[str, Group] = {}
+    for group in groups:
+        other = first.setdefault(group.name, group)
+        for name in ALIKE:
+            ours, theirs = getattr(group, name), getattr(other, name)
+            if ours != theirs:
+                raise ValueError(f"group {group.name!r} has {name} {shown(theirs)} in one entry, "
+                                 f"{shown(ours)} in another, and its arms are compared: make them "
+                                 "alike, or name a group of its own")  # fmt: skip
+
+
+def _check_seeds(runs: Iterable[StudyRun]) -> None:
+    """Arms of a group have equal seeds; codebooks of one size by themselves need not.
+
+    Those are points of a curve, and no pairs of one another.
+    """
+    groups: dict[str, list[StudyRun]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    for name, some in groups.items():
+        if all(len(set(run.experiment.sizes)) == 1 for run in some):
+            continue
+        seeds: dict[str, set[int]] = {}
+        for run in some:
+            seeds.setdefault(run.arm, set()).add(run.experiment.c.seed)
+        most = max(seeds, key=lambda arm: len(seeds[arm]))
+        for arm, own in seeds.items():
+            if missing := seeds[most] - own:
+                raise ValueError(f"group {name!r}, arm {arm!r} lacks seed {min(missing)}, which "
+                                 f"{most!r} has: arms are compared seed by seed, so give all of "
+                                 "them the same seeds")  # fmt: skip
 
 
 def compute(runs: Iterable[StudyRun], results: Path) -> Iterator[StudyRun]:

@@ -23,7 +23,7 @@ from .configuration import Configuration
 from .experiment import Experiment
 from .instruments import rows
 from .measures import Stages, measure
-from .origin import Comparison, commit, default_results, hardware, versions
+from .origin import Comparison, commit, default_results, elsewhere, hardware, versions
 
 SHEET = (4, 10)  # rows and columns of the sample sheet
 EDITION = 2  # of what is measured; records of the first one stay readable
@@ -31,8 +31,9 @@ DIGITS = 6  # significant, of a record's measures
 FIELDS = {"study", "group", "arm", "seed", "config", "sizes", "fingerprint", "sweeps", "measures",
           "sheet", "tolerance", "hardware", "versions", "commit"}  # fmt: skip
 ARM = ("schedule", "of", "ramp", "power", "k_min")  # in what two arms of a study may differ
-# Relative tolerances of a recomputation. On the machine and versions of the record everything is
-# equal; elsewhere another rounding grows over some thousand steps to about what a seed does.
+# Relative tolerances of a recomputation. On the processor and versions of the record everything is
+# equal. Elsewhere training amplifies another rounding until the same seed is another run, as far
+# off as another seed is: more than is tolerated here, as a rule.
 TOLERANCE = {
     "mse": 0.05, "rfd": 0.15, "entropy": 0.05, "train_bits": 0.05, "held_out_bits": 0.05,
     "gfd": 0.2, "fd_to_reconstructions": 0.3,
@@ -63,6 +64,7 @@ def write(results: Path, run: StudyRun, measures: dict) -> Path:
     folders = {"tokenizer": e.tokenizer_folder}
     if run.stages == "all":
         folders["ar"] = e.ar.folder
+    done = {stage: read_record(folder / "done.json") for stage, folder in folders.items()}
     sheet = _write_sheet(path.with_suffix(".png"), e, run.stages) if e.c.seed == 0 else None
     record = {
         "edition": EDITION, "study": run.study, "group": run.group, "arm": run.arm,
@@ -70,7 +72,8 @@ def write(results: Path, run: StudyRun, measures: dict) -> Path:
         "fingerprint": e.fingerprint, "sweeps": run.sweeps, "stages": run.stages,
         "measures": rounded(measures, DIGITS), "tokenizer_curve": rounded(e.tokenizer_curve, 4),
         "sheet": sheet, "tolerance": TOLERANCE,
-        "seconds": {k: read_record(v / "done.json")["seconds"] for k, v in folders.items()},
+        "seconds": {k: v["seconds"] for k, v in done.items()},
+        "cpu_seconds": {k: v.get("cpu_seconds") for k, v in done.items()},  # None: of an old cache
         "hardware": hardware(e.device), "versions": versions(), "commit": commit(),
     }  # fmt: skip
     write_record(path, record)
@@ -266,9 +269,10 @@ def reproduce(path: str | Path) -> Comparison:
     if is_stale(record):
         raise ValueError(f"{path} is stale: its configuration no longer means what it did; run "
                          f"vcq study book/studies/{record['study']}.yaml again")  # fmt: skip
-    old = summary(record["measures"])
-    new = summary(measure(_experiment(record), record["sweeps"], _stages(record)))
-    return Comparison(tuple((k, old[k], new[k], record["tolerance"][k]) for k in old))
+    old, e = summary(record["measures"]), _experiment(record)
+    new = summary(measure(e, record["sweeps"], _stages(record)))
+    rows = tuple((k, old[k], new[k], record["tolerance"][k]) for k in old)
+    return Comparison(rows, elsewhere(record, e.device))
 
 
 def _stages(record: Mapping) -> Stages:
