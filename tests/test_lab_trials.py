@@ -68,6 +68,16 @@ def test_a_record_is_reproduced_and_one_process_gives_the_same(computed, tmp_pat
     assert records.read(alone)["arms"] == records.read(some[0])["arms"]
 
 
+def test_a_record_says_what_it_took_and_an_older_one_need_not(computed, tmp_path):
+    path, folder = computed
+    run = next(plan.runs(plan.load_lab(path)))
+    new = records.read(folder / f"{run.name}.json")
+    assert new["seconds"] >= 0 and new["cpu_seconds"] >= 0
+    old = {k: v for k, v in new.items() if k not in ("seconds", "cpu_seconds")}
+    write_record(tmp_path / f"{run.name}.json", old)
+    assert records.current(tmp_path, run) and len(records.load(tmp_path)) == 1
+
+
 def test_what_is_recorded_is_not_computed_again_but_what_is_damaged_is(computed):
     path, folder = computed
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*.json")}

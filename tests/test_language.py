@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from inspect import signature
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from vcqlib.data.texts import TEXTS, load_text
 from vcqlib.study import language
 from vcqlib.study.language import model_bits, text_windows
 
@@ -102,15 +107,32 @@ def test_texts_are_what_is_generalised_over(shares):
     assert found["bytes"].ratio == pytest.approx((own / 0.9).prod() ** 0.5)
 
 
+def test_the_chapter_measures_texts_as_the_scorecard_does():
+    """All of each text, the same three tokenizations and seeds; the profile `smoke` takes less."""
+    book = Path(__file__).resolve().parents[1] / "book/03_language.ipynb"
+    cells = json.loads(book.read_text("utf-8"))["cells"]
+    cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    told: dict = {}
+    exec("".join(cell["source"]), told)
+    usual = {k: v.default for k, v in signature(language.text_shares).parameters.items()}
+    assert max(len(load_text(name)) for name in told["texts"]) <= told["text_chars"]
+    assert list(TEXTS) == told["texts"] and f"bpe:{told['k_max']}" in usual["kinds"]
+    assert usual["seeds"] == tuple(range(told["n_seeds"])) and usual["length"] == told["length"]
+
+
 def test_shares_of_images_are_those_of_the_first_uniform_code():
-    def record(arm="uniform", seed=0, n=6000, dataset="mnist", first=6.0):
-        return {"arm": arm, "seed": seed, "sizes": [256] * 3,
-                "measures": {"entropy": [first, 1, 0]},
-                "config": {"n_images": n, "dataset": dataset}}  # fmt: skip
+    def record(arm="uniform", seed=0, n=6000, dataset="mnist", first=6.0, group="main", again=None):
+        return {"study": f"{dataset}-{n}", "group": group, "arm": arm, "seed": seed,
+                "sizes": [256] * 3, "measures": {"entropy": [first, 1, 0]},
+                "config": {"n_images": n, "dataset": dataset, "ar_seed": again}}  # fmt: skip
 
     found = language.image_shares(
         [record(seed=1, first=7.0), record(), record(n=1000, first=5.0), record("matched", first=1),
          record(dataset="digits", n=10, first=5.0), record(dataset="digits", n=20, first=4.0),
-         record(dataset="digits", n=20, first=7.0) | {"sizes": [256] * 9}]
+         record(dataset="digits", n=20, first=7.0) | {"sizes": [256] * 9},
+         record(dataset="emoji", first=2.0, group="other"),
+         record(first=1.0, again=10), record(first=1.0, group="spread", again=10),
+         *(record(seed=s, n=60_000, first=1.0, group="n60000") for s in range(5))]
     )  # fmt: skip
-    assert found == {"digits": [0.5], "mnist": [0.75, 0.875]}  # most seeds, then most images
+    # main if there is one, then most seeds, then most images
+    assert found == {"digits": [0.5], "emoji": [0.25], "mnist": [0.75, 0.875]}

@@ -131,7 +131,7 @@ def test_two_processes_share_encoding_sampling_and_evaluation(here) -> None:
     vcq(f"{TOKENIZER} --out t")
     encode = "encode --tokenizer-folder t --device cpu --batch 50"
     sample = "sample --ar-folder a --tokenizer-folder t --n-samples 61 --batch 20 --device cpu"
-    evaluate = "evaluate --extractor pixels --n-reference 600 --device cpu --json"
+    evaluate = "evaluate --extractor pixels --n-reference 300 --device cpu --json"
     sweep = ("sweep --ar-folder a --tokenizer-folder t --n-samples 61 --batch 20 --device cpu "
              "--n-reference 300 --extractor pixels --cfg-scales 1 2 --temperatures 1")  # fmt: skip
     vcq(f"{encode} --out c")
@@ -179,7 +179,7 @@ def test_two_processes_share_encoding_sampling_and_evaluation(here) -> None:
     for what, halves in {
         "encode_batch": (60 + 600, 60 + 600),
         "draw": (30 + 2 * 30, 31 + 2 * 31),
-        "__call__": (30 + 150 + 75 + 2 * 30, 31 + 150 + 75 + 2 * 31),
+        "__call__": (30 + 75 + 75 + 2 * 30, 31 + 75 + 75 + 2 * 31),
     }.items():
         assert (work[what, 0], work[what, 1]) == halves, what
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcqlib.cli import app as cli
 from vcqlib.data.vendored import read_vendored
-from vcqlib.files import rounded, write_record
+from vcqlib.files import read_record, rounded, write_record
 from vcqlib.study import measures, plan, records, stages
 from vcqlib.study.configuration import Configuration
 from vcqlib.study.experiment import Experiment
@@ -31,6 +31,7 @@ BASE = {
     "tokenizer_steps": 20, "tokenizer_batch": 50, "ar": "nano", "ar_steps": 20, "ar_batch": 50,
     "n_samples": 100, "device": "cpu",
 }  # fmt: skip
+MAIN = {"name": "main", "arms": ["uniform"]}  # an entry of a group
 CONTENT = {
     "about": "tests",
     "base": BASE,
@@ -101,6 +102,13 @@ def test_study_files_of_the_book_are_valid():
          "group 'a' has sweeps, which need an AR model"),
         ({"groups": [{"name": "a", "arms": ["uniform"], "stages": "tokenizer", "ar_seeds": [1]}]},
          "group 'a' has ar_seeds, which need an AR model"),
+        ({"groups": [MAIN, MAIN | {"arms": ["reversed"], "set": {"ar_steps": 10}}]},
+         "group 'main' has set {} in one entry, {'ar_steps': 10} in another"),
+        ({"groups": [MAIN, MAIN | {"seeds": [1], "sweeps": True}]}, "'main' has sweeps False in"),
+        ({"groups": [MAIN, MAIN | {"seeds": [1], "stages": "tokenizer"}]}, "has stages 'all' in"),
+        ({"groups": [MAIN, MAIN | {"ar_seeds": [1]}]}, r"has ar_seeds \[None\] in one"),
+        ({"groups": [MAIN | {"seeds": [0, 3]}, MAIN | {"arms": ["reversed"]}]},
+         "group 'main', arm 'reversed' lacks seed 3, which 'uniform' has"),
     ],
 )  # fmt: skip
 def test_bad_study_files_are_refused_by_name(tmp_path, change, message):
@@ -109,6 +117,22 @@ def test_bad_study_files_are_refused_by_name(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         plan.load_study(path)
     assert "bad.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from(["uniform", "small", "reversed"]),
+                       st.sets(st.integers(0, 2), min_size=1), min_size=1))  # fmt: skip
+def test_arms_that_are_compared_have_equal_seeds(folder, seeds):
+    """However their entries are cut; codebooks of one size alone are points of a curve."""
+    groups = [MAIN | {"arms": [arm], "seeds": [s]} for arm, some in seeds.items() for s in some]
+    arms = CONTENT["arms"] | {"small": {"schedule": [4] * 4}}
+    path = folder / "seeds.yaml"
+    path.write_text(yaml.safe_dump(CONTENT | {"arms": arms, "groups": groups}))
+    if "reversed" in seeds and len(set(map(frozenset, seeds.values()))) > 1:
+        with pytest.raises(ValueError, match="lacks seed [012], which"):
+            plan.load_study(path)
+    else:
+        assert len(plan.load_study(path).runs) == len(groups)
 
 
 def test_a_yaml_tag_is_refused(tmp_path):
@@ -209,18 +233,37 @@ def test_reproduce_recomputes_in_an_empty_cache(computed, folder, tmp_path, monk
     monkeypatch.setenv("VCQ_CACHE", str(tmp_path))
     path = folder / "results/tiny/more-uniform-s0.json"
     comparison = records.reproduce(path)
-    assert not comparison.failed
+    assert not comparison.failed and not comparison.elsewhere
     assert all(
         old == pytest.approx(new, rel=1e-5) for _, old, new, _ in comparison.rows
     )  # six digits
     record = records.read(path)
     record["measures"]["last"]["gfd"] *= 2
-    wrong = folder / "results/tiny/wrong.json"
-    write_record(wrong, record)
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["reproduce", str(wrong)])
-    wrong.unlink()
-    assert stopped.value.code == 1 and "gfd" in capsys.readouterr().err
+    wrong = tmp_path / path.name
+    wrong.with_suffix(".png").write_bytes(path.with_suffix(".png").read_bytes())
+    for processor, other in ((record["hardware"]["processor"], False), ("Another", True)):
+        record["hardware"]["processor"] = processor
+        write_record(wrong, record)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["reproduce", str(wrong)])
+        said = capsys.readouterr()
+        assert stopped.value.code == 1 and "outside the tolerance: gfd" in said.err
+        assert ("the same seed is another run" in said.err) is other
+        assert ("recorded on Another, torch" in said.out) is other
+
+
+def test_a_record_says_what_each_training_took(computed, folder, tmp_path):
+    """Also where a stage of the cache is older than its `cpu_seconds`."""
+    assert all(r["cpu_seconds"].keys() == r["seconds"].keys() for r in computed)
+    assert all(taken >= 0 for r in computed for taken in r["cpu_seconds"].values())
+    run = plan.load_study(folder / "tiny.yaml").runs[1]
+    done = run.experiment.tokenizer_folder / "done.json"
+    before = read_record(done)
+    write_record(done, {k: v for k, v in before.items() if k != "cpu_seconds"})
+    old = records.read(records.write(tmp_path, run, computed[-1]["measures"]))
+    write_record(done, before)
+    assert old["cpu_seconds"]["tokenizer"] is None and old["cpu_seconds"]["ar"] >= 0
+    assert old["seconds"] == computed[-1]["seconds"]
 
 
 def test_stale_damaged_and_foreign_records_are_named(computed, folder, tmp_path, capsys):

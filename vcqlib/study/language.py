@@ -100,24 +100,24 @@ def text_shares(
     return pd.DataFrame(found)
 
 
-def image_shares(records: Iterable[Mapping], group: str = "main") -> dict[str, list[float]]:
+def image_shares(records: Iterable[Mapping]) -> dict[str, list[float]]:
     """The same of images: data set → share of log2 K that the first uniform code uses, by seed.
 
-    From records of the arm `uniform` in one group, those with an AR seed of their own left out:
-    their tokenizers count once. Of several studies of a data set the one with the most seeds, then
-    the most images, then the fewest positions.
+    From records of the arm `uniform`: for each data set those of one group of one study, called
+    `main` if there is one, then with the most seeds, images and the fewest positions. Records with
+    an AR seed of their own are left out: one tokenizer counts once.
     """
-    by_set: dict[str, dict[tuple[int, int, str], dict[int, float]]] = {}
+    by_set: dict[str, dict[tuple, dict[int, float]]] = {}
     for r in records:
-        if (r["group"], r["arm"]) == (group, "uniform") and r["config"].get("ar_seed") is None:
+        if r["arm"] == "uniform" and r["config"].get("ar_seed") is None:
             share = float(r["measures"]["entropy"][0] / np.log2(r["sizes"][0]))
-            by_size = by_set.setdefault(r["config"]["dataset"], {})
-            size = r["config"]["n_images"], -len(r["sizes"]), r["study"]
-            by_size.setdefault(size, {})[r["seed"]] = share
+            by_group = by_set.setdefault(r["config"]["dataset"], {})
+            size = r["config"]["n_images"], -len(r["sizes"])
+            by_group.setdefault((*size, r["study"], r["group"]), {})[r["seed"]] = share
     found = {}
-    for dataset, by_size in sorted(by_set.items()):
-        most = max(by_size, key=lambda size: (len(by_size[size]), size))
-        found[dataset] = [by_size[most][seed] for seed in sorted(by_size[most])]
+    for dataset, by_group in sorted(by_set.items()):
+        chosen = max(by_group, key=lambda key: (key[-1] == "main", len(by_group[key]), key))
+        found[dataset] = [by_group[chosen][seed] for seed in sorted(by_group[chosen])]
     return found
 
 
