@@ -69,6 +69,8 @@ def test_few_seeds_have_no_interval(n):
 
 def test_interval_is_written_out():
     assert Effect(0.6, 0.512, 0.703, 3).interval() == "0.51 to 0.70"
+    assert Effect(1.1, 1.003, 1.289, 3).interval() == "1.003 to 1.289"  # 1 lies outside
+    assert Effect(1.1, 0.998, 1.289, 3).interval() == "1.00 to 1.29"
 
 
 def test_reproduced_needs_direction_certainty_and_size():

@@ -114,9 +114,9 @@ def c2(evidence: Evidence) -> Row:
         share = None if ours is None else float(np.mean([sum(b[:ours]) / sum(b) for b in bits]))
         verdicts.append(scorecard.judge_share(share, 0.99, 0.5, len(bits)))
         saved = float(np.mean([records.past_the_cliff(r) for r in uniform]))
-        words.append(f"{name}: {100 * share:.0f} % of the bits by t* = {ours} of {len(sizes)}, and "
-                     f"after it the AR model still saves {saved:.1f} bits of a held-out image, "
-                     "with what the class tells"
+        words.append(f"{name}: {100 * share:.0f} % of the bits by t* = {ours} of {len(sizes)}; the "
+                     f"codes after it cost a held-out image {saved:.1f} bits less than by each "
+                     "position's own frequencies (the class that the AR model is told counts in)"
                      if share is not None else f"{name}: no cliff")  # fmt: skip
     return evidence.row("C2", "; ".join(words), scorecard.worst(*verdicts))
 

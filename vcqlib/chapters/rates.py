@@ -58,8 +58,10 @@ def curves(found: list[dict], arm: str = "loglinear",
     for r in regimes.to_dict("records"):
         own = [x for x in found if x["study"] == r["study"]]
         if effect := residual(own, arm, r["group"], measure):
-            clear = all(all(records.floors(x).values()) for x in own
-                        if (x["group"], x["arm"]) == (r["group"], arm))  # fmt: skip
+            mine = [x for x in own if (x["group"], x["arm"]) == (r["group"], arm)]
+            like = [_trained_alike(x) for x in mine]
+            line = [x for x in own if len(set(x["sizes"])) == 1 and _trained_alike(x) in like]
+            clear = all(all(records.floors(x).values()) for x in mine + line)
             regime = {k: r[k] for k in ("study", "group", "set", "n", "passes", "T")}
             rows.append(regime | _judged(effect, clear))
     return pd.DataFrame(rows)

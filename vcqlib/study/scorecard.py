@@ -38,10 +38,12 @@ class Effect:
     detectable: float | None = None  # ratio above 1 that so many seeds show 4 times of 5
 
     def interval(self) -> str:
-        """`0.71 to 0.83`, or why there is none."""
+        """`0.71 to 0.83`, or why there is none; an end that is not 1 is not written 1.00."""
         if self.low is None or self.high is None:
             return "one seed" if self.seeds == 1 else f"{self.seeds} seeds: too few"
-        return f"{self.low:.2f} to {self.high:.2f}"
+        ends = f"{self.low:.2f} to {self.high:.2f}"
+        excludes = not self.low <= 1 <= self.high
+        return f"{self.low:.3f} to {self.high:.3f}" if excludes and "1.00" in ends else ends
 
 
 def paired_effect(
