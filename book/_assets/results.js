@@ -17,9 +17,10 @@
     const could = row.verdict === "not to be told apart" && row.detectable ?
       ` So many seeds would have shown a difference of ${Math.round(100 * (row.detectable - 1))} %` +
       " four times out of five." : "";
-    return `<strong>${datum("ratio", row.ratio, two(row.ratio))}</strong> (${escape(row.interval)}), ` +
-      `${seeds}: <strong>${escape(row.verdict)}</strong>. After the correction for looking at ` +
-      `several controls: ${escape(row.corrected)}.${could}`;
+    return `${escape(row.method)} over ${escape(row.control)} <strong>` +
+      `${datum("ratio", row.ratio, two(row.ratio))}</strong> (${escape(row.interval)}), ${seeds}: ` +
+      `<strong>${escape(row.verdict)}</strong>. After the correction for looking at several ` +
+      `controls: ${escape(row.corrected)}.${could}`;
   }
 
   /** One line with a logarithmic axis: a dot for each seed, the mean and its interval. */
@@ -89,14 +90,15 @@
 
     /** Later choices offer only what is recorded for the earlier ones; what was chosen is kept. */
     function offer() {
-      CHOICES.forEach(([name], depth) => {
-        const there = [...new Set(rows.filter((row) => fits(row, depth)).map((row) => row[name]))];
-        if (!there.includes(s[name])) s[name] = there[0];
+      const there = CHOICES.map(([name], depth) => {
+        const options = [...new Set(rows.filter((row) => fits(row, depth)).map((row) => row[name]))];
+        if (!options.includes(s[name])) s[name] = options[0];
+        return options;
       });
       const focus = document.activeElement?.name;
-      form.innerHTML = CHOICES.map(([name, label], depth) => vcq.select(id, name, label,
-        [...new Set(rows.filter((row) => fits(row, depth)).map((row) => row[name]))].map((v) => [v]))).join("");
-      for (const [name] of CHOICES) form.elements.namedItem(name).value = s[name];
+      form.innerHTML = CHOICES.map(([name, label], i) => // one option is no choice
+        there[i].length > 1 ? vcq.select(id, name, label, there[i].map((v) => [v])) : "").join("");
+      for (const choice of form.elements) choice.value = s[choice.name];
       if (focus) form.elements.namedItem(focus)?.focus();
     }
 
@@ -108,8 +110,7 @@
       svg.setAttribute("viewBox", `0 0 ${width} ${both ? 400 : 120}`);
       svg.innerHTML = ratios(row, width) + (both ? rates(points, row, width, 160, 210) : "");
       vcq.say(output, readout(row));
-      svg.setAttribute("aria-label", `${row.method} over ${row.control}, ${row.regime}, ` +
-        `${row.measure}. ${output.textContent}`);
+      svg.setAttribute("aria-label", `${row.regime}, ${row.measure}. ${output.textContent}`);
     }
 
     form.addEventListener("submit", (event) => event.preventDefault());

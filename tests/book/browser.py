@@ -11,6 +11,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runner.pdf import chromium
+from vcqlib.chapters import figures
 
 AXE = Path(__file__).with_name("axe.min.js")
 PHONE = 390  # pixels
@@ -22,8 +23,13 @@ OPEN = """() => {
   document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
   document.querySelectorAll('details').forEach(e => { e.open = true; });
 }"""
+# A folded table is laid out anew in the frame after its column has changed.
+SETTLED = """() => new Promise(done =>
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"""
 # `preload` would fetch the style sheets, which a browser refuses over file://.
 AXE_RUN = "() => axe.run({preload: false}).then(result => result.violations)"
+AXE_TABLES = """() => document.querySelector('table')
+  ? axe.run('table', {preload: false}).then(result => result.violations) : []"""
 TYPESET = "() => window.MathJax?.startup?.promise?.then(() => true) ?? true"
 THEME = """wanted => {
   const theme = document.documentElement.dataset.theme;
@@ -39,6 +45,28 @@ WIDE = """width => {
   return [...document.querySelectorAll('main *')].filter(e => right(e) > width + 1).slice(0, 5)
     .map(e => `${e.tagName}.${e.className} ends at ${right(e)}`).concat([`page is ${all} px wide`]);
 }"""
+# A table or a block of code that is wider than its column, or a formula than its table.
+SIDEWAYS = """() => {
+  const box = e => e.tagName === 'ARTICLE' || getComputedStyle(e).overflowX !== 'visible'
+    ? e : box(e.parentElement);
+  const right = e => e.getBoundingClientRect().right;
+  const said = e => `${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 40)}`;
+  const found = [];
+  for (const e of document.querySelectorAll('article :is(table, pre)')) {
+    const { scrollWidth, clientWidth } = box(e);
+    if (scrollWidth > clientWidth + 1)
+      found.push(`${said(e)}: ${scrollWidth} in ${clientWidth} px`);
+    if ([...e.querySelectorAll('mjx-container')].some(formula => right(formula) > right(e) + 1))
+      found.push(`${said(e)}: a formula is cut`);
+  }
+  return found;
+}"""
+
+LEAST = 9.0  # pixels of text in a figure on a phone
+# Figures whose text is smaller: `drawn` is its height in the pixels of the image itself.
+SMALL = """([drawn, least]) => [...document.querySelectorAll('article .cell_output img')]
+  .filter(e => e.clientWidth && drawn * e.clientWidth / e.naturalWidth < least)
+  .map(e => `${e.alt.slice(0, 60)}: ${e.naturalWidth} px shown on ${e.clientWidth} px`)"""
 
 
 @dataclass
@@ -48,6 +76,8 @@ class Visit:
     page: str
     troubles: list[str] = field(default_factory=list)  # console errors, failed or outside requests
     wide: list[str] = field(default_factory=list)  # what is wider than a phone
+    sideways: list[str] = field(default_factory=list)  # tables and code wider than their column
+    small: list[str] = field(default_factory=list)  # figures whose text a phone makes too small
     violations: list[str] = field(default_factory=list)  # of axe-core's rules
     formulas: tuple[int, int, int] = (0, 0, 0)  # in the source, typeset, in error
 
@@ -92,15 +122,25 @@ def visit(browser: Browser, folder: Path, name: str) -> Visit:
         for scheme in ("light", "dark"):  # the book follows the reader's system
             page.emulate_media(color_scheme=scheme)
             page.wait_for_function(THEME, arg=scheme)
-            seen.violations += [
-                f"{scheme}: {rule['id']}: {node['target'][0]} {node['html'][:120]} {_reason(node)}"
-                for rule in page.evaluate(AXE_RUN)
-                for node in rule["nodes"]
-            ]
+            seen.violations += _told(scheme, page.evaluate(AXE_RUN))
         seen.formulas = tuple(page.evaluate(FORMULAS))
+        seen.sideways = [f"{size['width']} px: {fault}" for fault in page.evaluate(SIDEWAYS)]
         page.set_viewport_size({"width": PHONE, "height": 844})
+        page.evaluate(SETTLED)
         seen.wide = page.evaluate(WIDE, PHONE)
+        seen.sideways += [f"{PHONE} px: {fault}" for fault in page.evaluate(SIDEWAYS)]
+        drawn = figures.TEXT * figures.DPI / 72
+        seen.small = page.evaluate(SMALL, [drawn, LEAST])
+        seen.violations += _told("phone", page.evaluate(AXE_TABLES))
     return seen
+
+
+def _told(setting: str, violations: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{setting}: {rule['id']}: {node['target'][0]} {node['html'][:120]} {_reason(node)}"
+        for rule in violations
+        for node in rule["nodes"]
+    ]
 
 
 def _reason(node: dict[str, Any]) -> str:

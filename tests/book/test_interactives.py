@@ -215,7 +215,11 @@ def test_sizes_and_cliff_are_those_of_the_library(page: Page) -> None:
 @of("results")
 def test_the_explorer_shows_the_comparison_that_was_chosen(page: Page) -> None:
     assert data(page, "ratio") == [0.6]
+    choices = "all => all.map(e => e.name)"
+    assert page.eval_on_selector_all("select", choices) == ["regime", "control"]
+    assert "method" not in page.inner_text("form")  # one option is no choice
     said = page.inner_text("output")
+    assert said.startswith("loglinear over uniform 0.60")
     assert "0.50 to 0.72" in said and "2 seeds" in said and "0.45 to 0.80" in said
     assert page.locator("svg .dot").count() == 2 + 1  # a dot a seed, and the method by rate
     assert page.locator("svg .spent").count() == 1  # the line of uniform codebooks
@@ -227,8 +231,16 @@ def test_the_explorer_shows_the_comparison_that_was_chosen(page: Page) -> None:
     assert page.evaluate("document.activeElement.name") == "control"
     page.select_option("[name=regime]", "other")  # has no matched arm: its control is taken
     assert data(page, "ratio") == [2.5]
-    assert page.eval_on_selector("[name=control]", "e => e.value") == "uniform"
+    assert page.eval_on_selector_all("select", choices) == ["regime"]
+    assert "loglinear over uniform" in page.inner_text("output")
     assert page.locator("svg .spent").count() == 0
+
+
+def test_a_study_of_one_comparison_offers_no_choice(browser: Browser, tmp_path: Path) -> None:
+    file = interactive_page(tmp_path, "results", RESULTS | {"rows": [ROW]})
+    with opened(browser, file, Visit("one")) as page:
+        assert page.locator("form:visible, select").count() == 0
+        assert data(page, "ratio") == [0.6]
 
 
 @of("explorer")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from browser import launched, visit
 from pages import broken_links, images_without_alt, outside_loads
@@ -15,6 +17,12 @@ GOOD = """<!doctype html><html lang="en"><head><title>Page</title>{head}</head>
 
 def write(folder: Path, body: str, head: str = "", name: str = "index.html") -> None:
     (folder / name).write_text(GOOD.format(head=head, body=body))
+
+
+def picture(width: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (width, 10)).save(file, format="png")
+    return file.getvalue()
 
 
 def test_a_good_page_has_no_fault(tmp_path: Path) -> None:
@@ -61,11 +69,16 @@ def test_images_without_words_are_found(tmp_path: Path, alt: str) -> None:
 
 
 def test_the_browser_finds_what_a_reader_would(tmp_path: Path) -> None:
+    (tmp_path / "f.png").write_bytes(picture(900))
     write(
         tmp_path,
         '<p style="width: 900px">wide</p><p style="color: #ccc; background: #fff">faint</p>'
         '<script>console.error("a fault"); missing();</script><img src="gone.png" alt="gone">'
-        '<script>fetch("https://example.org/data.json").catch(() => 0);</script>',
+        '<script>fetch("https://example.org/data.json").catch(() => 0);</script>'
+        f'<article><pre style="overflow: auto">{"too long a line " * 4}</pre>'
+        '<div class="cell_output"><img src="f.png" alt="a figure" style="width: 300px"></div>'
+        '<div style="overflow: auto; width: 60px"><table><tr><td>immeasurable</td></tr></table>'
+        "</div></article>",
     )
     with launched() as browser:
         seen = visit(browser, tmp_path, "index.html")
@@ -75,4 +88,8 @@ def test_the_browser_finds_what_a_reader_would(tmp_path: Path) -> None:
     assert "gone.png" in troubles
     assert "outside: https://example.org/data.json" in troubles
     assert any("color-contrast" in fault for fault in seen.violations)
+    tables = [fault for fault in seen.sideways if "TABLE" in fault]
+    assert [fault[:7] for fault in tables] == ["1280 px", "390 px:"]
+    assert [fault[:7] for fault in seen.sideways if "PRE" in fault] == ["390 px:"]
+    assert seen.small == ["a figure: 900 px shown on 300 px"]
     assert "page is 900 px wide" in seen.wide[-1] or len(seen.wide) > 1

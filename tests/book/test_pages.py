@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 import yaml
@@ -75,6 +75,14 @@ def test_no_sideways_scrolling_on_a_phone(visits: list[Visit]) -> None:
     assert [(seen.page, seen.wide) for seen in visits if seen.wide] == []
 
 
+def test_no_table_and_no_code_is_wider_than_its_column(visits: list[Visit]) -> None:
+    assert [(seen.page, seen.sideways) for seen in visits if seen.sideways] == []
+
+
+def test_text_in_figures_can_be_read_on_a_phone(visits: list[Visit]) -> None:
+    assert [(seen.page, seen.small) for seen in visits if seen.small] == []
+
+
 def test_axe_finds_no_violation(visits: list[Visit]) -> None:
     assert [(seen.page, seen.violations) for seen in visits if seen.violations] == []
 
@@ -85,11 +93,22 @@ def test_all_formulas_are_typeset(visits: list[Visit]) -> None:
     assert counts == {page: (written, written, 0) for page, (written, _, _) in counts.items()}
 
 
-def test_search_finds_a_chapter(html: Path, browser: Browser) -> None:
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("codebook", "appendix_glossary.html#term-codebook"),
+        ("should I use", "index.html"),  # where the answer is
+        ("entropy cliff", "appendix_glossary.html#term-entropy-cliff"),
+        ("t*", "01_cliff.html"),  # where it is defined
+    ],
+)
+def test_search_puts_first_what_was_meant(
+    html: Path, browser: Browser, words: str, first: str
+) -> None:
     seen = Visit("search.html")
     with opened(browser, html / "search.html", seen) as page:
-        page.goto(f"{(html / 'search.html').as_uri()}?q=codebook")
-        page.wait_for_selector("#search-results li a")
-        found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
-    assert any(".html" in link for link in found)
+        page.goto(f"{(html / 'search.html').as_uri()}?q={quote(words)}")
+        found = page.wait_for_selector("#search-results li a").evaluate("a => a.href")
+    parts = urlsplit(found)
+    assert f"{Path(parts.path).name}#{parts.fragment}".startswith(first)
     assert seen.troubles == []

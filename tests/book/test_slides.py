@@ -143,7 +143,7 @@ def test_interactive_figures_answer_on_their_slides(browser: Browser) -> None:
             if slider.count():
                 slider.focus()
                 page.keyboard.press("ArrowLeft")
-            else:
+            elif figure.locator("select").count():
                 choice = figure.locator("select").last
                 choice.focus()
                 choice.select_option(index=choice.locator("option").count() - 1)

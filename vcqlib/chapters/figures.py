@@ -3,7 +3,7 @@
 Every function returns a closed Matplotlib figure, so that a notebook cell that ends with it shows
 it once. Colours are seaborn's colour-blind palette, one fixed colour for each arm of the study.
 
-A figure is `WIDTH` inches wide with text of 10.4 points, which has 9 pixels on a narrow phone,
+A figure is `WIDTH` inches wide with text of `TEXT` points, which has 9 pixels on a narrow phone,
 and has no ground of its own: with `INK` for text it can be read on a light and on a dark page.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 _COLOURS = sns.color_palette("colorblind").as_hex()
@@ -24,26 +25,36 @@ ARM_COLOURS = {"ideal": "#7a7a7a"} | {arm: _COLOURS[i] for arm, i in {
     "quadratic": 6, "shuffled": 7, "cosine": 9,
 }.items()}  # fmt: skip
 WIDTH = 5.0  # inches
+TEXT = 10.4  # points, of every word in a figure
+DPI = 150  # of the image of a figure
 INK = "#7a7a7a"  # contrast 4.2 and more on white and on the dark theme's ground
 _TEXT = ("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize", "xtick.labelsize",
          "ytick.labelsize")  # fmt: skip
 _INKED = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color",
           "ytick.color", "legend.labelcolor")  # fmt: skip
 _STYLE = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "svg.hashsalt": "vcqlib",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "grid.color": INK,
-    "grid.alpha": 0.25,
-} | dict.fromkeys(_TEXT, 10.4) | dict.fromkeys(_INKED, INK)  # fmt: skip
+    "figure.dpi": DPI, "savefig.dpi": DPI, "svg.hashsalt": "vcqlib", "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none",
+    "lines.linewidth": 1.8, "lines.markersize": 4.5, "figure.facecolor": "none",
+    "grid.color": INK, "grid.alpha": 0.25,
+} | dict.fromkeys(_TEXT, TEXT) | dict.fromkeys(_INKED, INK)  # fmt: skip
+
+
+class _Inside(ConstrainedLayoutEngine):
+    """Constrained layout that also leaves room for what sticks out sideways, like slanted titles:
+    an image is cut around all that is drawn, so they would make it wider and its text smaller."""
+
+    def execute(self, fig: Figure) -> None:
+        left = right = 0.0
+        for _ in range(3):  # a label in the middle of an axis needs more than one step
+            self.set(rect=(left, 0, 1 - left - right, 1))
+            super().execute(fig)
+            boxes = [box for ax in fig.axes if (box := ax.get_tightbbox())]
+            start = min((box.x0 for box in boxes), default=0.0) / fig.bbox.width
+            end = max((box.x1 for box in boxes), default=0.0) / fig.bbox.width
+            if start >= 0 and end <= 1:
+                break
+            left, right = min(0.25, left - min(start, 0)), min(0.25, right + max(end - 1, 0))
 
 
 def axes(rows: int = 1, cols: int = 1, size: tuple[float, float] = (7.0, 3.8), **options):
@@ -63,7 +74,7 @@ def axes(rows: int = 1, cols: int = 1, size: tuple[float, float] = (7.0, 3.8), *
 def subplots(rows: int, cols: int, size: tuple[float, float], **options):
     """Panels as they are asked for; the style stays, for what is added to them (legends)."""
     plt.rcParams.update(sns.axes_style("whitegrid") | _STYLE)
-    figure, ax = plt.subplots(rows, cols, figsize=size, **options)
+    figure, ax = plt.subplots(rows, cols, figsize=size, layout=_Inside(), **options)
     plt.close(figure)
     return figure, ax
 
@@ -88,9 +99,8 @@ def positions(
         dashed: labels drawn dashed without markers (bounds, ideal curves).
         marks: label → position of a vertical line (a cliff), one-based.
     """
-    figure = None
     if ax is None:
-        figure, ax = axes()
+        ax = axes()[1]
     for i, (label, values) in enumerate(curves.items()):
         t = np.arange(1, len(values) + 1)
         style = {"linestyle": "--", "linewidth": 1.3} if label in dashed else {"marker": "o"}
@@ -109,7 +119,7 @@ def positions(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(curves) > 1:
         ax.legend()
-    return figure or ax.figure
+    return ax.figure
 
 
 def lines(
@@ -154,7 +164,7 @@ def heatmap(
     sns.heatmap(
         values, xticklabels=x, yticklabels=y, ax=ax, annot=annotate is not None,
         cmap="viridis" if centre is None else "RdBu", **limits,
-        fmt=annotate or "", cbar_kws={"label": label}, annot_kws={"fontsize": 10},
+        fmt=annotate or "", cbar_kws={"label": label}, annot_kws={"fontsize": TEXT},
     )  # fmt: skip
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.tick_params(axis="y", rotation=0)
@@ -208,10 +218,9 @@ def uniform_and_growing(arms: Mapping[str, tuple[Sequence[int], Sequence[float]]
                 ha="right" if right else "left",
                 bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 2},
             )  # fmt: skip
-        ax.set(title=label, xlabel="position t", xlim=(0.3, shown + 0.7))
+        ax.set(title=label, xlabel="position t", ylabel="bits", xlim=(0.3, shown + 0.7))
         ax.grid(False, axis="x")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_ylabel("bits")
     panels[0][0].set(ylim=(0, 1.2 * panels[0][0].dataLim.y1))
     panels[0][0].legend(loc="upper right", ncols=2)
     return figure
