@@ -134,6 +134,8 @@ def test_a_curve_is_a_row_of_its_own_study_and_decides_c9(pattern):
     assert rows["ratio"].item() == effect.ratio and rows["verdict"].item() == "reproduced"
     below = [r | {"measures": r["measures"] | {"unigram": [0.0] * 8}} for r in found]
     assert rates.curves(below)["verdict"].item() == scorecard.UNTESTABLE
+    plain = [b if len(set(b["sizes"])) == 1 else r for b, r in zip(below, found, strict=True)]
+    assert rates.curves(plain)["verdict"].item() == scorecard.UNTESTABLE  # the line's own runs
 
     evidence = claims.Evidence(["smoke"])
     evidence.found, evidence.judged = found, findings.images(found)

@@ -246,12 +246,12 @@ def c8(evidence: Evidence) -> Row:
         last = [some.iloc[-1] for _, some in part.groupby("reading", sort=False)]  # longest prefix
         if equal == "tokens":
             verdicts += [scorecard.judge_effect(r["effect"], False, 1.62, clear) for r in last]
-        said = ", ".join(f"{r['reading']} {r['ratio']:.2f} ({r['effect'].interval()})"
+        each = ", ".join(f"{r['reading']} {r['ratio']:.2f} ({r['effect'].interval()})"
                          for r in last)  # fmt: skip
         words[equal].append(f"{findings.SETS.get(dataset, dataset)}, T = {length}, first "
-                            f"{last[0]['at']:.0f} {equal}: {said}")  # fmt: skip
-    ours = (f"At equal tokens, which is judged. {'; '.join(words['tokens'])}.\n"
-            f"At equal bits. {'; '.join(words['bits'])}.")  # fmt: skip
+                            f"{last[0]['at']:.0f} {equal}: {each}")  # fmt: skip
+    said = {equal: "; ".join(some) or "not measured" for equal, some in words.items()}
+    ours = f"At equal tokens, which is judged. {said['tokens']}.\nAt equal bits. {said['bits']}."
     return evidence.row("C8", ours, scorecard.across(*verdicts))
 
 
